@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from buildstep.errors import SigningError
 from buildstep.trust import dsse
@@ -21,11 +22,12 @@ def check_all(evidence: Evidence, keys: Sequence[TrustedKey]) -> list[Found]:
     """Return what of the evidence is good, and what the rest fails at: is it signed, by a key of the policy,
     and is it about this artifact?"""
     stated = [found for raw in evidence.envelopes for found in statements.check(raw, evidence, keys)]
-    # What was signed is told by statements alone: a signature of other bytes does not tell of which.
-    others = [found.text for found in stated if found.state is State.WRONG_SUBJECT]
-    about_it = any(found.key is not None and found.state is not State.WRONG_SUBJECT for found in stated)
-    elsewhere = "" if about_it else "".join(others[:1])
     signed = [found for raw in evidence.signatures for found in _signature(raw, evidence, keys)]
+    # What was signed is told by names, which not every form has: one of other bytes does not tell of which.
+    told = [*stated, *signed]
+    others = [found.text for found in told if found.state is State.WRONG_SUBJECT and found.key is not None]
+    about_it = any(found.state is State.GOOD or found.named for found in told)
+    elsewhere = "" if about_it else "".join(others[:1])
     return [*(_of_other_bytes(found, elsewhere) for found in signed), *stated]
 
 
@@ -68,9 +70,9 @@ def _checked(
     for key in keys:
         if key.public.fingerprint in good:
             yield found.by(key, time=_time(raw))
-        elif _names(key, done.claimed):
-            yield _broken(raw, key)
-    if not good and not any(_names(key, done.claimed) for key in keys):
+        elif _names(key, done.claimed) or _has_made(key, raw):
+            yield _broken(raw, key, evidence)
+    if not good and not any(_names(key, done.claimed) or _has_made(key, raw) for key in keys):
         others = [name for name in done.claimed if name.startswith("SHA256:")]
         text = "; ".join(done.why) if others else ""
         yield Found(
@@ -79,12 +81,31 @@ def _checked(
         )  # fmt: skip
 
 
-def _broken(raw: RawSignature, key: TrustedKey) -> Found:
+def _broken(raw: RawSignature, key: TrustedKey, evidence: Evidence) -> Found:
+    """Return what a signature is that names a key, or is by it, and is not of these bytes."""
     if raw.shared:  # by the first artifact of the build, whichever that is
         text = "it is not of this file; another of its build lies beside"
         return Found(proof="signature", where=raw.where, state=State.WRONG_SUBJECT, text=text)
     text = f"it is not what {key.name} has signed: altered, or something else"
-    return Found(proof="signature", where=raw.where, state=State.WRONG_KEY, key=key, text=text, broken=True)
+    found = Found(proof="signature", where=raw.where, state=State.WRONG_KEY, key=key, text=text, broken=True)
+    name = _name_in(raw) if _has_made(key, raw) else ""
+    if name and name != evidence.name:
+        return found.failed(State.WRONG_SUBJECT, f"it is about {name}, and not about {evidence.name}")
+    return replace(found, named=bool(name))
+
+
+def _has_made(key: TrustedKey, raw: RawSignature) -> bool:
+    """Tell whether a key has made a .minisig, of whatever: the signature over its comment tells."""
+    if raw.kind != "minisign" or key.public.algorithm != "ed25519":
+        return False
+    found = minisign.parse(raw.data)
+    return found.glob is not None and key.public.verify(found.signature + found.comment, found.glob)
+
+
+def _name_in(raw: RawSignature) -> str:
+    """Return the name of the file that was signed, which minisign writes into the comment; empty for none."""
+    told = re.search(rb"(?:^|\t)file:([^\t]+)", minisign.parse(raw.data).comment)
+    return told[1].decode(errors="replace") if told else ""
 
 
 def _names(key: TrustedKey, claimed: Sequence[str]) -> bool:

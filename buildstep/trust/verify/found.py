@@ -14,8 +14,9 @@ class Found:
 
     key: of the policy, that has signed it; signer: the fingerprint of another that has, where it is told;
     broken: it names a key of the policy, or is by it, and is not what that has signed: it is never passed
-    over; time: when it says that what it is about was made; builder: that provenance names; refused: why what
-    it says does not count although it is true, such as tests that failed.
+    over; named: it tells by a name that it is of this artifact, whose bytes are others; time: when it says
+    that what it is about was made; builder: that provenance names; refused: why what it says does not count
+    although it is true, such as tests that failed.
     """
 
     proof: str
@@ -25,6 +26,7 @@ class Found:
     key: TrustedKey | None = None
     signer: str = ""
     broken: bool = False
+    named: bool = False
     time: float | None = None
     builder: str = ""
     refused: str = ""

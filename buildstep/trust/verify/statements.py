@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ def _by(key: TrustedKey, statement: Statement, proof: str, evidence: Evidence, w
     # An image proves itself whether it is whole; of any other file, only its name tells that it is meant.
     if "oci" not in evidence.digests and any(it.name == evidence.name for it in statement.subjects):
         text = f"{evidence.name} is not what was signed: it was altered, or is another one of that name"
-        return found.failed(State.WRONG_KEY, text)
+        return replace(found.failed(State.WRONG_KEY, text), named=True)
     about = ", ".join(subject.name or _digest(subject) for subject in statement.subjects[:3])
     return found.failed(
         State.WRONG_SUBJECT, f"it is about {about}, and not about {evidence.name} as it is here"

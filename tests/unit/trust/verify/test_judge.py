@@ -12,6 +12,8 @@ import pytest
 
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.policy import Policy, Rule, TrustedKey, Waiver, of_keys
+from buildstep.trust.signatures import minisign
+from buildstep.trust.signatures.content import Content
 from buildstep.trust.verify.evidence import Evidence
 from buildstep.trust.verify.from_files import from_files
 from buildstep.trust.verify.judge import judge
@@ -184,6 +186,22 @@ def test_what_was_signed_is_something_else(tmp_path: Path, ours: Signer) -> None
     found = verdict(path, by_keys(ours))
     assert found.code == 32
     assert "other-2.0.0.tar.gz" in found.reasons[0]
+
+
+@pytest.mark.parametrize(("name", "code"), [("hello-1.0.0.tar.gz", 31), ("other-2.0.0.tar.gz", 32)])
+def test_a_minisig_tells_the_name_of_what_was_signed(
+    tmp_path: Path, ours: Signer, name: str, code: int
+) -> None:
+    path = signed.plain(tmp_path)
+    signed.sign(path, ours)
+    made = minisign.make(Content(b"other bytes"), ours, f"timestamp:1\tfile:{name}\thashed")
+    (tmp_path / "hello-1.0.0.minisig").write_bytes(made)
+    for end in ("sig", "sigstore.json"):
+        (tmp_path / f"hello-1.0.0.{end}").unlink()
+    assert verdict(path, by_keys(ours)).code == code
+    signed.sign(path, ours, signed=signed.plain(tmp_path, "x", b"other bytes"))
+    (tmp_path / "hello-1.0.0.minisig").write_bytes(made)
+    assert verdict(path, by_keys(ours)).code == code
 
 
 def test_another_image_in_place_of_the_one_that_was_signed(tmp_path: Path, ours: Signer) -> None:
