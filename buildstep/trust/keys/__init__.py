@@ -31,8 +31,9 @@ def signer(text: str, environ: Mapping[str, str], *, bus: Bus) -> Signer:
     if not text:
         raise SigningError("no key is named", hint="a file, agent, pkcs11:..., or env:NAME")
     name, _, rest = text.partition(":")
-    kind = SIGNERS.find(name) if name == text or rest else None
-    if kind is None or text in {"file", "env"}:
+    # Rows of other packages are only looked for where a text may mean one: that takes its time.
+    kind = SIGNERS.find(name) if rest else SIGNERS["agent"] if text == "agent" else None
+    if kind is None:
         kind, rest = SIGNERS["file"], text
     return kind(rest, KeySource(environ=environ, bus=bus))
 
