@@ -135,6 +135,10 @@ def _room(spec: BuildSpec, room: Room) -> Iterator[_Proving]:
         folder = journal.folder(state / "proving" / journal.ident)
         try:
             proving = _Proving(room=room, folder=folder, spec=spec, formats=wanted)
+            if streams := sorted(set(wanted) - set(trees.LISTED)):
+                proving.notes.append(
+                    f"of {', '.join(streams)} the tree is compared: a stream has ids of its own"
+                )
             proving.spec = _with_inputs(spec, room, proving.notes)
             yield proving
         finally:

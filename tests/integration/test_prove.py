@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.integration.ordinary_user import place as own_place
+from tests.integration.ordinary_user import user
 from tests.integration.repository import make_repository
-from tests.integration.support import REPOSITORY, Lab
+from tests.integration.support import REPOSITORY, Lab, write_base
+from tests.integration.test_unprivileged import lab_for
 from tests.integration.yard import Yard
 
-Private = Callable[[Callable[[], Any]], Any]
+__all__ = ["own_place", "user"]  # fixtures
 
 PLANTED = {
     "clockwork": """#!/bin/sh
@@ -184,3 +187,20 @@ def test_the_same_image_is_told_with_its_digests(lab: Lab) -> None:
     wrong = lab.command("prove", "-m", "m.json", "--vary", "clok,host", "proto")
     assert wrong.status == 2
     assert 'did you mean "clock"' in wrong.stderr
+
+
+def test_an_ordinary_user_proves_too(user: pwd.struct_passwd, own_place: Path, tmp_path: Path) -> None:
+    lab = lab_for(own_place, write_base(tmp_path / "base.tar"), user.pw_uid, user.pw_gid)
+    lab.manifest(build={"run": ["echo $(busybox date) > /srv/date; busybox find /etc > /srv/listing"]})
+    lab.give()
+    done = lab.command(
+        "prove", "--json", "-m", "m.json", "-i", f"tar:{lab.base}", "--pool", lab.uri, "proto",
+        env={"SOURCE_DATE_EPOCH": "1700000000"},
+    )  # fmt: skip
+    assert done.status == 37, done.stderr
+    found = {row["path"]: row["kind"] for row in done.json["differences"]}
+    assert found == {"/srv/date": "time stamp", "/srv/listing": "directory order"}, done.json["not_varied"]
+    assert done.json["not_varied"] == {}
+    record = lab.build(env={"SOURCE_DATE_EPOCH": "1700000000"}).json["record"]
+    lab.manifest(build={"run": ["echo 1 > /srv/date"]})
+    assert lab.command("rebuild", record, "-o", "again", "--pool", lab.uri).status == 37
