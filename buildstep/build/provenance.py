@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -196,22 +195,3 @@ def _told(spec: BuildSpec, table: Mapping[str, _Field]) -> dict[str, Any]:
     """Return the fields of a table that say something."""
     values = {name: value(spec) for name, value in table.items()}
     return {name: value for name, value in values.items() if value not in (None, "", [], {}, False)}
-
-
-# -- what is told of, and what is told beside ---------------------------------------------------------------
-
-
-def subjects(artifacts: Iterable[Mapping[str, Any]], tree: str, tree_name: str) -> tuple[Subject, ...]:
-    """Return what the statements of a build are about: each artifact, the image in it, and the tree that all
-    have in common. artifacts: as the build record has them; tree: its digest."""
-    found: list[Subject] = []
-    for artifact in artifacts:
-        digests = {"sha256": artifact["sha256"]} | ({"sha1": artifact["sha1"]} if artifact["sha1"] else {})
-        found.append(Subject(os.path.basename(artifact["path"]), digests))
-        extra = artifact["extra"]
-        image = Subject(
-            str(extra.get("reference", "")), {"sha256": str(extra.get("digest", "")).removeprefix("sha256:")}
-        )
-        if image.digests["sha256"] and image not in found:
-            found.append(image)
-    return (*found, Subject("tree", {tree_name: tree}))

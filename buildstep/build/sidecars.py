@@ -36,7 +36,8 @@ from buildstep.spec.lock import LockedPackage
 from buildstep.trust import sbom, sidecars
 from buildstep.trust.inventory.model import Base, Inventory
 from buildstep.trust.keys.interface import Signer
-from buildstep.trust.statements.statement import TREE, Statement
+from buildstep.trust.statements.statement import Statement
+from buildstep.trust.statements.subjects import subjects_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +82,7 @@ def make(
     known = vulnerabilities.looked_up(spec, inventory, context.bus)  # before anything is signed
     found: dict[Path, bytes] = {}
     statements: list[Statement] = []
-    subjects = provenance.subjects(made.artifacts, made.tree_digest, TREE)
+    subjects = subjects_of(made.artifacts, made.tree_digest)
     for name in spec.proof.sbom:
         data = sbom.write(name, inventory)
         found[sidecars.sidecar(stem, name)] = data

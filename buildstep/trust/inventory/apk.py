@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from buildstep.trust.inventory.interface import ROOTS, Database, Reading, plain
 from buildstep.trust.inventory.licenses import Expressions
 from buildstep.trust.inventory.model import Component
-from buildstep.trust.inventory.purl import distro_text, purl, upstream
+from buildstep.trust.purl import distro_text, purl, upstream
 
 _PLACES = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,200}")

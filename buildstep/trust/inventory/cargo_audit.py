@@ -13,7 +13,7 @@ from typing import Any
 
 from buildstep.trust.inventory.interface import plain
 from buildstep.trust.inventory.model import Component, Origin
-from buildstep.trust.inventory.purl import purl
+from buildstep.trust.purl import purl
 
 SECTION = b".dep-v0"
 

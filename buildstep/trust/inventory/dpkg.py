@@ -13,7 +13,7 @@ from buildstep.trust.inventory.deb822 import paragraphs
 from buildstep.trust.inventory.debian_copyright import Copyrights
 from buildstep.trust.inventory.interface import ROOTS, Database, Reading, plain
 from buildstep.trust.inventory.model import Component
-from buildstep.trust.inventory.purl import distro_text, purl, upstream
+from buildstep.trust.purl import distro_text, purl, upstream
 
 STATUS = b"var/lib/dpkg/status"
 STATUS_D = b"var/lib/dpkg/status.d/"

@@ -12,7 +12,7 @@ import re
 from buildstep.formats.elf_sections import notes
 from buildstep.trust.inventory.interface import plain
 from buildstep.trust.inventory.model import Component, Origin
-from buildstep.trust.inventory.purl import purl
+from buildstep.trust.purl import purl
 
 SECTION = b".note.package"
 

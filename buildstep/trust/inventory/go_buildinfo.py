@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from buildstep.trust.inventory.interface import plain
 from buildstep.trust.inventory.model import Component, Origin
-from buildstep.trust.inventory.purl import purl
+from buildstep.trust.purl import purl
 
 SECTION = b".go.buildinfo"
 STANDARD_LIBRARY = "stdlib"

@@ -17,7 +17,7 @@ from typing import Any
 from buildstep.trust.inventory.interface import Database, Reading, plain
 from buildstep.trust.inventory.licenses import Expressions
 from buildstep.trust.inventory.model import Component, License
-from buildstep.trust.inventory.purl import purl
+from buildstep.trust.purl import purl
 
 _FOLDER = re.compile(rb"(?:.*/)?node_modules/(?:@[^/]+/)?[^/@.][^/]*", re.DOTALL)
 _NAME = re.compile(r"(?:@[A-Za-z0-9~._-]{1,100}/)?[A-Za-z0-9~._-]{1,214}")

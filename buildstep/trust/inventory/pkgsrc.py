@@ -14,7 +14,7 @@ from buildstep.rootfs.installers.package_database import PKGSRC
 from buildstep.trust.inventory.interface import ROOTS, Database, Reading, plain
 from buildstep.trust.inventory.licenses import Expressions
 from buildstep.trust.inventory.model import Component
-from buildstep.trust.inventory.purl import distro_text, purl
+from buildstep.trust.purl import distro_text, purl
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9+._-]{0,200})-([0-9][A-Za-z0-9+._~]{0,100})")
 _PATTERN = re.compile(r"([A-Za-z0-9+._-]+?)(?:[<>=]|-[\[0-9{])")

@@ -16,7 +16,7 @@ from email.parser import HeaderParser
 from buildstep.trust.inventory.interface import Database, Reading, plain
 from buildstep.trust.inventory.licenses import Expressions
 from buildstep.trust.inventory.model import Component, License
-from buildstep.trust.inventory.purl import purl
+from buildstep.trust.purl import purl
 
 _LIMIT = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?")

@@ -14,7 +14,7 @@ from typing import Any
 from buildstep.trust.inventory.interface import ROOTS, Database, Reading, plain
 from buildstep.trust.inventory.licenses import Expressions
 from buildstep.trust.inventory.model import Component
-from buildstep.trust.inventory.purl import distro_text, purl
+from buildstep.trust.purl import distro_text, purl
 
 _FOLDERS = (b"usr/lib/sysimage/rpm/", b"var/lib/rpm/")
 _SQLITE = b"rpmdb.sqlite"

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from buildstep.trust.inventory.model import Component, Inventory, Origin, OwnFile
+from buildstep.trust.purl import image_purl, source_purl
 from buildstep.trust.sbom.licenses import Licenses
-from buildstep.trust.sbom.purl import image_purl, source_purl
 
 TOOL = "buildstep"
 _NAMESPACE = uuid.UUID("c9e4a6a1-0a4e-5d57-8f3e-1f2b7d7c4b60")

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from buildstep.errors import UsageError
 from buildstep.system.text import plural
 from buildstep.trust.inventory.model import Component, Distro, Inventory, Kind
-from buildstep.trust.vulnerabilities import packageurl
-from buildstep.trust.vulnerabilities.packageurl import PackageUrl
+from buildstep.trust.purl import PackageUrl, parse
 
 _LARGEST = 512 << 20
 _KINDS: Mapping[str, Kind] = {
@@ -123,7 +122,7 @@ def _distro(bill: _Bill) -> Distro:
 
 
 def _named(text: object) -> Iterator[_Named]:
-    if isinstance(text, str) and (purl := packageurl.parse(text)):
+    if isinstance(text, str) and (purl := parse(text)):
         yield _Named(purl, text)
 
 

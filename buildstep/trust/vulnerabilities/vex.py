@@ -18,10 +18,8 @@ from typing import Any, Final
 
 from buildstep import __version__
 from buildstep.errors import UsageError
-from buildstep.trust.sbom.purl import image_purl
-from buildstep.trust.vulnerabilities import packageurl
+from buildstep.trust.purl import PackageUrl, image_purl, parse
 from buildstep.trust.vulnerabilities.model import Found, Result
-from buildstep.trust.vulnerabilities.packageurl import PackageUrl
 
 CONTEXT: Final = "https://openvex.dev/ns/v0.2.0"
 _LARGEST = 64 << 20
@@ -106,7 +104,7 @@ def _purls(row: object) -> Iterator[PackageUrl]:
     identifiers = row.get("identifiers")
     purl = identifiers.get("purl") if isinstance(identifiers, Mapping) else None
     for text in (row.get("@id"), purl):
-        if found := packageurl.parse(text):
+        if found := parse(text):
             yield found
 
 
@@ -133,7 +131,7 @@ def applied(result: Result, statements: Sequence[Said]) -> Result:
 
 
 def _about(said: Said, result: Result, found: Found) -> bool:
-    here = [purl for ref in found.matter.refs if (purl := packageurl.parse(ref))]
+    here = [purl for ref in found.matter.refs if (purl := parse(ref))]
     if found.matter.kind == "deb":
         # Of a source package, the name and the version; who writes of it says `arch=source`, or nothing.
         here += [
