@@ -100,6 +100,11 @@ def resolved(
     return rows
 
 
+def without_digest(rows: Iterable[Row]) -> int:
+    """Return how many packages of Debian's are named without their file's digest, which apt has of all."""
+    return sum(str(row.get("uri", "")).startswith("pkg:deb/") and "digest" not in row for row in rows)
+
+
 def _is_package(component: Component) -> bool:
     return component.kind in _OF_PACKAGES
 

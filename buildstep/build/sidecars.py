@@ -33,6 +33,7 @@ from buildstep.report.event_log import SUFFIX as EVENTS
 from buildstep.report.record import RECORD_SUFFIX, Check
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedPackage
+from buildstep.system.text import plural
 from buildstep.trust import sbom, sidecars
 from buildstep.trust.inventory.model import Base, Inventory
 from buildstep.trust.keys.interface import Signer
@@ -95,6 +96,11 @@ def make(
         rows = dependencies.resolved(
             spec, image, recorded_proto.digest(context), inventory, files, made.index
         )
+        if unknown := dependencies.without_digest(rows):
+            context.bus.note(
+                f"provenance names {plural(unknown, 'package')} without the digest of its file: of a base or"
+                " a layer from before these were kept"
+            )
         facts = provenance.Facts(
             subjects=subjects,
             dependencies=rows,

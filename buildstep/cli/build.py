@@ -34,7 +34,9 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.command(
     "build",
     epilog="Exit codes: 0 done, 2 usage, 4 a command failed, 5 a tool is missing, 6 a disk is full or fails, "
-    "10 dataset, 11 image, 12 install, 13 sandbox, 14 emit, 128+N signal N.",
+    "10 dataset, 11 image, 12 install, 13 sandbox, 14 emit, 19 a key cannot sign, 25 a check failed, "
+    "30 to 34 the base is not what its policy wants, 35 known vulnerabilities, 36 no database of these, "
+    "128+N signal N.",
 )
 @inputs.ARGUMENT
 @click.option(

@@ -167,6 +167,7 @@ def test_everything_that_went_in_is_named_by_its_digest(tmp_path: Path) -> None:
     assert by_name["nginx"]["digest"] == {"sha256": B}
     assert by_name["other"] == {"name": "other", "uri": "pkg:deb/debian/other@1"}
     assert "left-pad" not in by_name
+    assert dependencies.without_digest(rows) == 1
     assert by_name["package file own.deb"]["digest"] == {"sha256": C}
     assert by_name["proto directory"] == {
         "name": "proto directory", "digest": {"buildstepProto": B}, "uri": "https://git.test/r",
