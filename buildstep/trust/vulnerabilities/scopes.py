@@ -91,8 +91,15 @@ def of_component(component: Component, system: str) -> str:
 
 
 def normal_name(scope: str, name: str) -> str:
-    """Return a package's name as feeds and images are compared by it. Of Python's, `Foo.Bar` is `foo-bar`."""
-    return re.sub(r"[-_.]+", "-", name).lower() if scope == "pypi" else name
+    """Return a package's name as feeds and images are compared by it. Of Python's, `Foo.Bar` is `foo-bar`;
+    those of Go are in small letters in package URLs, and not in feeds."""
+    match scope:
+        case "pypi":
+            return re.sub(r"[-_.]+", "-", name).lower()
+        case "go":
+            return name.lower()
+        case _:
+            return name
 
 
 def number_of(codename: str) -> str:

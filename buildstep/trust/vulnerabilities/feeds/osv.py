@@ -64,6 +64,11 @@ class _Zip:
             self.reading.updated = max(self.reading.updated, _time(record.get("modified")))
             if not record.get("withdrawn"):
                 yield from _of_record(record, self.reading)
+        if self._common is None:
+            raise UsageError(
+                f"{self._path} has no record of OSV about packages that are understood here",
+                hint=f"it is to be the all.zip of {', '.join(ECOSYSTEMS)}, or of all",
+            )
         name = "-".join(sorted(self._common or ())) or "all"
         self.reading.name = f"osv-{name}"
 

@@ -183,6 +183,10 @@ def test_a_zip_that_is_damaged_or_hostile_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="damaged"):
             read(path)
     with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with pytest.raises(UsageError, match="has no record of OSV"):
+        read(path)
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.json", "[1]")
     with pytest.raises(UsageError, match="no record of OSV"):
         read(path)

@@ -24,7 +24,16 @@ from hypothesis import strategies as st
 from buildstep import cli
 from buildstep.errors import NoDatabaseError, SpecError, UsageError, VulnerableError
 from buildstep.trust.inventory.model import Component, Distro, Inventory
-from buildstep.trust.vulnerabilities import directory, exceptions, gate, predicate, ranges, render, vex
+from buildstep.trust.vulnerabilities import (
+    bill_subject,
+    directory,
+    exceptions,
+    gate,
+    predicate,
+    ranges,
+    render,
+    vex,
+)
 from buildstep.trust.vulnerabilities.database import Database
 from buildstep.trust.vulnerabilities.model import Advisory, Found, Gate, Result
 from tests.unit.report.test_formats import sarif_schema
@@ -132,6 +141,28 @@ def test_one_vulnerability_of_several_records_is_one_finding(db: Path) -> None:
     assert (found.advisory.severity, found.advisory.fixed) == ("critical", "2.31.0")
     fine = scanned(image(ZLIB, Component(kind="pypi", name="requests", version="2.31.0")), db)
     assert [row.matter.kind for row in fine.found] == ["deb"]
+
+
+def test_packages_of_each_ecosystem_are_looked_up_by_its_rules(tmp_path: Path) -> None:
+    rows = {
+        "Go": ("github.com/BurntSushi/toml", "v1.2.0", "1.2.1"), "npm": ("@scope/left", "1.0.0-rc.1", "1.0.0"),
+        "crates.io": ("rustix", "0.35.1", "0.35.15"), "Alpine:v3.19": ("openssl", "3.1.4-r2", "3.1.4-r5"),
+    }  # fmt: skip
+    for ecosystem, (name, _, fixed) in rows.items():
+        events = [{"introduced": "0"}, {"fixed": fixed}]
+        affected = downloads.affected(ecosystem, name, *events, kind="SEMVER")
+        path = downloads.osv(tmp_path / f"{ecosystem}.zip", [downloads.record(f"X-{ecosystem}", affected)])
+        directory.import_files([path], tmp_path / "db", updated=None, note=lambda _text: None)
+    purls = [
+        "pkg:golang/github.com/burntsushi/toml@v1.2.0", "pkg:npm/%40scope/left@1.0.0-rc.1", "pkg:cargo/rustix@0.35.1",
+        "pkg:apk/alpine/libcrypto3@3.1.4-r2?distro=alpine-3.19.1&upstream=openssl",
+    ]  # fmt: skip
+    bill = {"bomFormat": "CycloneDX", "components": [{"name": "x", "purl": purl} for purl in purls]}
+    (tmp_path / "bill.json").write_text(json.dumps(bill))
+    result = scanned(bill_subject.inventory_of(tmp_path / "bill.json"), tmp_path / "db", complete=True)
+    assert {row.id: (row.matter.version, row.advisory.fixed) for row in result.found} == {
+        f"X-{ecosystem}": row[1:] for ecosystem, row in rows.items()
+    }
 
 
 def test_another_feed_only_says_how_bad_it_is(tmp_path: Path) -> None:
