@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 
 from buildstep.trust.inventory.deb822 import body, paragraphs
 from buildstep.trust.inventory.interface import Reading, plain
@@ -18,6 +19,8 @@ from buildstep.trust.inventory.model import License
 
 _LIMIT = 4 << 20
 _MOST_HOLDERS = 2000
+_MOST_POINTERS = 200
+_LONGEST_PATTERN = 500
 _DEP5 = re.compile(r"^Format(?:-Specification)?:[ \t]", re.MULTILINE | re.IGNORECASE)
 _HEADER = 4000
 """Characters in which the header of a file in that form is."""
@@ -91,7 +94,7 @@ def _dep5(text: str, package: str) -> Found:
             texts.setdefault(name.lower(), words)
         if "Files" in fields and name:
             patterns = fields["Files"].replace(",", " ").split()
-            shipped = not patterns or not all(_NOT_SHIPPED.fullmatch(pattern) for pattern in patterns)
+            shipped = not patterns or not all(map(_left_out, patterns))
             (wanted if shipped else fallback)[name] = None
             if "*" in patterns or not holders:
                 holders = fields.get("Copyright", "")
@@ -99,6 +102,10 @@ def _dep5(text: str, package: str) -> Found:
             fallback[name] = None
     names = Expressions(lambda name: texts.get(name.lower(), ""))
     return Found(names.all_of(wanted or fallback or texts), _holders(holders))
+
+
+def _left_out(pattern: str) -> bool:
+    return len(pattern) < _LONGEST_PATTERN and _NOT_SHIPPED.fullmatch(pattern) is not None
 
 
 def _is_text(name: str) -> bool:
@@ -115,7 +122,9 @@ def _holders(value: str) -> str:
 
 def _free_text(text: str, package: str) -> Found:
     """Return the licences that a text points to. One that points to none is a licence of its own."""
-    names = dict.fromkeys(_common(match[1], text, match.start()) for match in _COMMON.finditer(text))
+    names = dict.fromkeys(
+        _common(match[1], text, match.start()) for match in islice(_COMMON.finditer(text), _MOST_POINTERS)
+    )
     names.update(dict.fromkeys(name for wording, name in _WORDINGS if wording.search(text)))
     rows = (
         plain(row)

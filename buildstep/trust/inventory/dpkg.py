@@ -22,6 +22,9 @@ DIVERSIONS = b"var/lib/dpkg/diversions"
 EXTENDED = b"var/lib/apt/extended_states"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,200}")
+_MOST_OF_A_NAME = 50
+"""Packages that one name is looked up in: there are no more architectures, and few that provide the same."""
+
 _SOURCE = re.compile(r"(\S+)(?:\s+\(([^)\s]+)\))?")
 _WANTED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9+.-]*)(?::([a-z0-9-]+))?")
 _MD5 = re.compile(rb"^[0-9a-f]{32}  (.+)$", re.MULTILINE)
@@ -147,14 +150,20 @@ def _add(reading: Reading, root: _Root) -> None:
     distro = distro_text(reading.distro)
     for package in root.packages:
         root.refs[id(package)] = _purl(package, reading.distro.id or "debian", distro)
-        root.installed.setdefault(package.name, []).append(package)
+        _note(root.installed, package.name, package)
         for name, _ in _alternatives(package.fields.get("Provides", "").replace(",", "|")):
-            root.provided.setdefault(name, []).append(package)
+            _note(root.provided, name, package)
     automatic = _automatic(reading, root.top)
     copyrights = Copyrights(reading, root.top)
     for package in root.packages:
         reading.owned.update(package.own)
         reading.add(_component(reading, root, package, copyrights, automatic))
+
+
+def _note(packages: dict[str, list[_Package]], name: str, package: _Package) -> None:
+    rows = packages.setdefault(name, [])
+    if len(rows) < _MOST_OF_A_NAME:
+        rows.append(package)
 
 
 def _component(

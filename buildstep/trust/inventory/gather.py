@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from buildstep.trust.inventory.interface import Reading
 from buildstep.trust.inventory.model import Base, Component, Distro, Inventory, OwnFile, Source
 from buildstep.trust.inventory.os_release import distro_of
+
+_MOST_PLACES = 50
+"""Places of one component that are told."""
 
 _OF_PACKAGES = frozenset(("", "base", "packages"))
 """Steps that bring a package's files as the package has them; another one brought something else there. Of a
@@ -49,19 +52,21 @@ def inventory_of(
 
 def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
     """Return the components by name, each once: one that is there twice is one component at two places."""
-    found: dict[str, Component] = {}
+    found: dict[str, list[Component]] = {}
     for component in components:
-        known = found.get(component.ref)
-        found[component.ref] = component if known is None else _joined(known, component)
-    return tuple(sorted(found.values(), key=lambda row: (row.kind, row.name, row.version, row.ref)))
+        found.setdefault(component.ref, []).append(component)
+    joined = (rows[0] if len(rows) == 1 else _joined(rows) for rows in found.values())
+    return tuple(sorted(joined, key=lambda row: (row.kind, row.name, row.version, row.ref)))
 
 
-def _joined(first: Component, second: Component) -> Component:
+def _joined(rows: Sequence[Component]) -> Component:
+    first = rows[0]
+    places = dict.fromkeys(row.location for row in rows[1:_MOST_PLACES] if row.location)
     return replace(
         first,
-        files=tuple(sorted({*first.files, *second.files})),
-        depends=tuple(sorted({*first.depends, *second.depends})),
-        others=(*first.others, *filter(None, [second.location]), *second.others),
+        files=tuple(sorted({path for row in rows for path in row.files})),
+        depends=tuple(sorted({ref for row in rows for ref in row.depends})),
+        others=tuple(place for place in places if place != first.location),
     )
 
 

@@ -108,6 +108,8 @@ TextOf = Callable[[str], str]
 def spdx_name(name: str) -> str:
     """Return the SPDX expression that a licence's name stands for; empty for one that has none."""
     text = " ".join(name.split()).lower()
+    if len(text) > _LONGEST_NAME:
+        return ""
     if text in _NAMES:
         return _NAMES[text]
     if match := _GNU.fullmatch(text):
