@@ -9,8 +9,8 @@ from buildstep.trust.inventory.interface import Reading
 from buildstep.trust.inventory.model import Base, Component, Distro, Inventory, OwnFile, Source
 from buildstep.trust.inventory.os_release import distro_of
 
-_MOST_PLACES = 50
-"""Places of one component that are told."""
+_MOST_PLACES = 10_000
+"""Places of one component that are kept."""
 
 _OF_PACKAGES = frozenset(("", "base", "packages"))
 """Steps that bring a package's files as the package has them; another one brought something else there. Of a
