@@ -107,7 +107,7 @@ def _proto(spec: BuildSpec, record: BuildRecord, places: Places, told: Told) -> 
         digest = recorded_proto.digest_of(found, owners="keep" in spec.owner.values())
         if digest == wanted:
             told.inputs.append(("proto directory", where))
-            if facts.get("times") not in (None, recorded_proto.times_of(found, spec.source_date_epoch)):
+            if facts.get("times") not in (None, "", recorded_proto.times_of(found, spec.source_date_epoch)):
                 told.notes.append(
                     f"{where} has the same content, and other times from before SOURCE_DATE_EPOCH, which are"
                     " in the image files: the tree is the same then, and these are not"

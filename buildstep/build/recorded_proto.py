@@ -30,10 +30,14 @@ def digest_of(proto: ProtoDir, *, owners: bool) -> str:
 
 
 def times_of(proto: ProtoDir, epoch: int | None) -> str:
-    """Return a digest over the times of paths, as far as an image of this epoch tells them: of directories of
-    one digest it says whether they give the same bytes."""
-    limit = None if epoch is None else epoch * 1_000_000_000
-    rows = sorted((path, mtime if limit is None else min(mtime, limit)) for path, mtime in proto.times())
+    """Return a digest over the times before an epoch, which an image of it tells as they are.
+
+    Of directories of one digest it says whether they give the same bytes. Empty without an epoch.
+    """
+    if epoch is None:
+        return ""
+    limit = epoch * 1_000_000_000
+    rows = sorted((path, mtime) for path, mtime in proto.times() if mtime < limit)
     return sha256_bytes(b"".join(b"%d %s\0" % (mtime, path) for path, mtime in rows))
 
 

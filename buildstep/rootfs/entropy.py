@@ -10,6 +10,7 @@ from buildstep.system.root import Root
 
 ENTROPY: Mapping[str, str] = {
     "/etc/ssh/ssh_host_*_key": "a key made at install time (the cleaner ssh-host-keys removes it)",
+    "/etc/ssh/ssh_host_*_key.pub": "of a key made at install time (the cleaner ssh-host-keys removes it)",
     "/etc/ssl/private/ssl-cert-snakeoil.key": "a key made at install time by ssl-cert",
     "/etc/ssl/certs/ssl-cert-snakeoil.pem": "a certificate made at install time by ssl-cert",
     "/etc/ssl/certs/java/cacerts": "a Java key store, which dates its entries",
@@ -18,6 +19,12 @@ ENTROPY: Mapping[str, str] = {
     "/etc/iscsi/initiatorname.iscsi": "a random initiator name",
     "/etc/nvme/hostnqn": "a random host name of NVMe",
     "/etc/nvme/hostid": "a random host id of NVMe",
+    "/etc/pki/tls/private/localhost.key": "a key made at install time by mod_ssl",
+    "/etc/pki/tls/certs/localhost.crt": "a certificate made at install time by mod_ssl",
+    "/etc/mysql/debian.cnf": "a password made at install time",
+    "/etc/salt/pki/minion/minion.pem": "a key made by salt",
+    "/var/lib/tor/keys/*": "a key made by tor",
+    "/var/lib/snmp/snmpd.conf": "a random engine id",
     "/etc/unbound/unbound_server.key": "a key made at install time by unbound",
     "/etc/dropbear/dropbear_*_host_key": "a key made at install time (dropbear)",
     "/etc/machine-id": "a random machine id (the cleaner machine-id empties it)",
