@@ -53,6 +53,6 @@ def command(session: Session, source: str, target: str, as_json: bool, **flags: 
         bus=session.bus,
         **flags,
     )
-    done = copy_image(source, target, options, session.bus)
+    done = copy_image(source, target, options, session.bus, session.backend.state / "downloads")
     line = f"{done.digest}  {target}  {done.manifests} manifests, {done.attestations} attestations"
     show(done.to_json(), [line], as_json=as_json, done=line)

@@ -109,7 +109,7 @@ def command(
         raise click.UsageError("where to? Give a TARGET, such as docker://HOST/NAME or dir:PATH.")
     chosen = [target_named(text, session.config.targets) for text in wanted]
     rows = []
-    with bundle_of(Path(path)) as bundle:
+    with bundle_of(Path(path), targets=len(chosen)) as bundle:
         settings = [_options(session, target, flags) for target in chosen]
         # For all of them, before one has anything.
         for target, options in zip(chosen, settings, strict=True):

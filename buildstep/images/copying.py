@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,10 @@ from buildstep.images.publishers.bundle import PublishOptions
 from buildstep.images.publishers.registry import client_of, is_there
 from buildstep.net.http import Http
 from buildstep.net.registry import Reference
+from buildstep.system.digest import sha256_bytes
 from buildstep.system.locks import lock
+from buildstep.system.private import private_dir
+from buildstep.system.remove import remove_tree
 from buildstep.trust import sidecars
 
 _DEPTH: Final = 4
@@ -114,25 +118,38 @@ def _referrers(source: Source, destination: Destination, digest: str, done: Copi
 # -- from one text to another -----------------------------------------------------------------------------
 
 
-def copy_image(source: str, target: str, options: PublishOptions, bus: Bus) -> Copied:
+def copy_image(source: str, target: str, options: PublishOptions, bus: Bus, downloads: Path) -> Copied:
     """Copy docker://HOST/NAME[:TAG|@DIGEST] or oci:PATH[:TAG] to docker://HOST/NAME[:TAG] or oci:DIR[:TAG].
 
     options: `demand` is judged before anything is sent; its keys sign nothing here. The tag is the source's
-    by default. Raises PublishError, UsageError for what is neither, UnsignedError and its siblings.
+    by default. downloads: of a pool, for what comes from a registry; another try goes on with what a broken
+    copy left there, and `image gc` removes it. Raises PublishError, UsageError for what is neither,
+    UnsignedError and its siblings.
     """
-    with options.session(bus) as http:
+    if not target.startswith(("docker:", "oci:")):
+        raise UsageError(
+            f"no image can be copied to {target!r}", hint="docker://HOST/NAME:TAG, or oci:DIR:TAG"
+        )
+    scratch = downloads / sha256_bytes(f"copy {source} {target}".encode(errors="surrogateescape"))[:32]
+    guard = downloads / f"{scratch.name}.lock"
+    with options.session(bus) as http, contextlib.ExitStack() as stack:
         try:
-            found = _found(source, options, http, bus)
+            private_dir(downloads)
+            private_dir(scratch)
+            stack.enter_context(lock(guard))
+            stack.callback(guard.unlink, missing_ok=True)
+            found = _found(source, options, http, bus, scratch)
             if target.startswith("docker:"):
-                return _to_registry(found, target, options, http, bus)
-            if target.startswith("oci:"):
-                return _to_layout(found, target, replacing=options.replace)
+                done = _to_registry(found, target, options, http, bus)
+            else:
+                done = _to_layout(found, target, replacing=options.replace)
+            remove_tree(scratch)
+            return done
         except ImageError as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
         except OSError as error:
             where = error.filename or target
             raise PublishError(f"cannot copy {source}: {where}: {error.strerror}") from error
-    raise UsageError(f"no image can be copied to {target!r}", hint="docker://HOST/NAME:TAG, or oci:DIR:TAG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +163,7 @@ class _Found:
     ref: Reference | None = None
 
 
-def _found(text: str, options: PublishOptions, http: Http, bus: Bus) -> _Found:
+def _found(text: str, options: PublishOptions, http: Http, bus: Bus, scratch: Path) -> _Found:
     """Find and judge what is copied; from then on its digest counts, whatever the tag names."""
     if text.startswith("docker:"):
         ref = Reference.parse(text)
@@ -155,7 +172,7 @@ def _found(text: str, options: PublishOptions, http: Http, bus: Bus) -> _Found:
             evidence = from_registry(client, partial(bus.note, level="warning"))
             required.check(evidence, options.demand)
             client = client_of(replace(ref, digest=f"sha256:{evidence.digests['oci']}"), http, options)
-        source = RegistrySource(client)
+        source = RegistrySource(client, scratch)
         return _Found(source=source, entry=source.top(), papers=Papers(), tag=ref.tag, ref=ref)
     path, tag = _split(text.removeprefix("oci:"))
     if options.demand:

@@ -48,10 +48,11 @@ _COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
 
 
 @contextlib.contextmanager
-def bundle_of(path: Path) -> Iterator[Bundle]:
+def bundle_of(path: Path, *, targets: int = 1) -> Iterator[Bundle]:
     """Everything that a build wrote, given its manifest, its record, an image file or its directory.
 
-    Raises PublishError when something is missing. What is not what the record says shows when it is read.
+    targets: how many of them get it. Raises PublishError when something is missing. What is not what the
+    record says shows when it is read.
     """
     manifest = _manifest_at(path)
     stem = manifest.name.removesuffix(MANIFEST)
@@ -68,7 +69,7 @@ def bundle_of(path: Path) -> Iterator[Bundle]:
             hint="others take it from that store, as files:STORE#REF; or write another format as well",
         )
     with contextlib.ExitStack() as stack:
-        published = None if record is None else _as_built(record_path, stack)
+        published = None if record is None else _as_built(record_path, stack, targets)
         recorded = {} if record is None else {row.name: row for row in record.artifacts}
         bundle = Bundle(manifest=manifest, artifacts=tuple(files), record=published, recorded=recorded)
         if record is not None and record.uuid != bundle.uuid:
@@ -101,13 +102,14 @@ def _record_at(path: Path) -> BuildRecord:
         raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
 
 
-def _as_built(path: Path, stack: contextlib.ExitStack) -> Path:
-    """Return a copy of the record as the build wrote it, without the places where its image was published.
+def _as_built(path: Path, stack: contextlib.ExitStack, targets: int) -> Path:
+    """Return the record as the build wrote it, without the places where its image was published.
 
     The record itself gets another such place after each target.
     """
     record = read_json(path)
-    record.pop("published", None)
+    if record.pop("published", None) is None and targets == 1:
+        return path
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-"))
     copy = Path(directory) / path.name
     write_json(copy, record, mode=0o644, durable=False)

@@ -30,6 +30,8 @@ _PAGES: Final = 64
 _NOT_KNOWN: Final = frozenset({404, 405, 501})
 _BAD: Final = frozenset({0, 200, 404, 410})
 """Of a manifest that is gone, is not what its digest says, or is too large."""
+_NO_ARTIFACTS: Final = frozenset({400, 405, 406, 415, 422, 501})
+"""What a registry answers to a manifest with a subject or a type that it does not know."""
 _REFUSED: Final = frozenset({400, 403, 405, 409, 412})
 """What a registry answers whose tags cannot be written again, or a write whose ETag is not that of today."""
 _TRIES: Final = 8
@@ -174,7 +176,7 @@ class ReferrerRegistry(BlobRegistry):
         new = [item for item in artifacts if item.entry.digest not in listing.digests]
         ours = []
         for item in new:
-            response = self.put_manifest(item.entry.digest, OCI_MANIFEST, item.document)
+            response = self._put_artifact(item)
             if response.headers.get("oci-subject", "") != subject.digest:
                 ours.append(item)
         if ours and listing.known:
@@ -184,6 +186,21 @@ class ReferrerRegistry(BlobRegistry):
         if ours:
             self._keep(subject.digest, ours)
         return len(new)
+
+    def _put_artifact(self, item: Artifact) -> HttpResponse:
+        try:
+            return self.put_manifest(item.entry.digest, OCI_MANIFEST, item.document)
+        except HttpError as error:
+            if error.status not in _NO_ARTIFACTS:
+                raise
+            raise HttpError(
+                f"{self.label} does not take what refers to an image: {error.message}",
+                status=error.status,
+                server_code=error.server_code,
+                response=error.response,
+                detail=error.detail,
+                hint="it may take it under tags: --attestations tags; or nothing of it: --attestations none",
+            ) from error
 
     def _keep(self, digest: str, artifacts: Sequence[Artifact]) -> None:
         """Add artifacts to the index that clients keep."""

@@ -17,7 +17,7 @@ class RegistryServer:
     """no_head: the status that every HEAD is answered with; 0 where it is answered as it should be.
     referrers: whether it knows the call for them (distribution-spec 1.1), `page` rows at a time; shown: whether
     it says so of a manifest with a subject. etags: whether it gives ETags and minds If-Match and If-None-Match. immutable: the
-    status that the second write of a tag gets; 0 where tags can be moved. before_put: called before a manifest
+    status that the second write of a tag gets; 0 where tags can be moved. refused: the status that a manifest with a subject gets; 0 where it is taken. before_put: called before a manifest
     is stored, with its path.
 
     content: what is there, by path below `/v2/NAME/` (`manifests/TAG`, `blobs/sha256:...`), with its type.
@@ -34,6 +34,7 @@ class RegistryServer:
     ) -> None:
         self.no_head, self.referrers, self.page, self.shown = no_head, referrers, page, True
         self.etags, self.immutable = etags, immutable
+        self.refused = 0
         self.before_put: Callable[[str], None] = lambda _path: None
         self.content: dict[str, tuple[bytes, str]] = {}
         self.calls: list[tuple[str, str]] = []
@@ -144,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             place = "blobs/" + parse_qs(urlsplit(self.path).query)["digest"][0]
         elif place.startswith("manifests/"):
             self.state.before_put(place)
+        subject = json.loads(body).get("subject") if place.startswith("manifests/") else None
+        if subject and self.state.refused:
+            return self._answer(self.state.refused)
         with self.state.lock:
             there = self.state.content.get(place, (None, ""))[0]
             wanted = self.headers.get("If-Match")
@@ -157,7 +161,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.content[place] = (body, kind)
             if place.startswith("manifests/"):
                 self.state.content[f"manifests/{_digest(body)}"] = (body, kind)
-        subject = json.loads(body).get("subject") if place.startswith("manifests/") else None
         if subject and self.state.referrers and self.state.shown:
             return self._answer(201, OCI_Subject=subject["digest"])
         return self._answer(201)

@@ -8,7 +8,6 @@ say what they name.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,9 +60,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class RegistrySource:
-    """An image in a registry."""
+    """An image in a registry. scratch: where blobs are on their way; what is left there is gone on with."""
 
     client: ReferrerRegistry
+    scratch: Path
 
     @property
     def label(self) -> str:
@@ -78,10 +78,10 @@ class RegistrySource:
 
     @contextlib.contextmanager
     def blob(self, entry: Descriptor) -> Iterator[Slice]:
-        with tempfile.TemporaryDirectory(prefix="buildstep-copy-") as folder:
-            path = Path(folder, entry.hex)
-            self.client.fetch(entry, path)
-            yield Slice(path=path, offset=0, size=entry.size)
+        path = self.scratch / f"sha256-{entry.hex}"
+        self.client.fetch(entry, path)
+        yield Slice(path=path, offset=0, size=entry.size)
+        path.unlink()
 
     def referrers(self, digest: str) -> tuple[Artifact, ...]:
         return self.client.referrers(digest).artifacts

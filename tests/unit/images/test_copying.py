@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +75,10 @@ def source() -> Iterator[RegistryServer]:
 
 
 def copied(source: str, target: str, bus: Notes, *, replace: bool = False) -> Copied:
-    return copy_image(source, target, PublishOptions(limits=LIMITS, replace=replace), bus)
+    with tempfile.TemporaryDirectory() as folder:
+        done = copy_image(source, target, PublishOptions(limits=LIMITS, replace=replace), bus, Path(folder))
+        assert os.listdir(folder) == []
+    return done
 
 
 def test_all_of_it_is_copied(source: RegistryServer, http: Http, bus: Notes, tmp_path: Path) -> None:

@@ -174,6 +174,16 @@ def test_pages_that_never_end(http: Http) -> None:
         assert len(server.calls) < 30
 
 
+@pytest.mark.parametrize("status", [400, 415, 422])
+def test_a_registry_that_takes_no_artifacts(status: int, http: Http) -> None:
+    with RegistryServer() as server:
+        there = client(server, http)
+        server.refused = status
+        with pytest.raises(HttpError, match="does not take what refers to an image") as caught:
+            there.attach([made("a")])
+        assert "--attestations tags" in caught.value.hint
+
+
 @pytest.mark.parametrize("status", [400, 409, 412])
 def test_tags_that_cannot_be_written_again(status: int, http: Http) -> None:
     with RegistryServer(immutable=status) as server:
