@@ -248,6 +248,7 @@ def test_its_provenance_names_every_package_and_its_bills_have_them_too(
 def test_what_it_costs(sample: dict[str, dict[str, Any]]) -> None:
     """Of the image only what packages say of themselves is read, once; nothing else is read or made again."""
     record, plain = (json.loads(Path(sample[name]["record"]).read_bytes()) for name in ("new", "plain"))
-    assert 0 < record["counts"]["trust_files_read"] < 1000
+    # Nothing, where an earlier session has left what it read of the same packages in the pool.
+    assert record["counts"].get("trust_files_read", 0) < 1000
     for name in ("bytes_compressed", "layers_made", "bytes_hashed"):
         assert record["counts"].get(name, 0) <= plain["counts"].get(name, 0), name
