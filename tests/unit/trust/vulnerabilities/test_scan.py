@@ -388,6 +388,26 @@ def test_every_fault_of_a_file_of_exceptions_is_told(tmp_path: Path) -> None:
         exceptions.load(tmp_path / "nothing")
 
 
+def test_what_an_answer_depends_on_changes_with_days_and_databases(db: Path, tmp_path: Path) -> None:
+    """A build looks up an image that stands again when this is another."""
+    file = tmp_path / "accepted.toml"
+    file.write_text(EXCEPTIONS)
+
+    def at(days: float, **limits: Any) -> list[Any]:
+        return gate.fingerprint(db, Gate(**limits), [file], [], now=NOW + days * 86400)
+
+    os.utime(db / "pkgsrc.vulndb", (NOW, NOW))
+    first = at(-1.5)
+    assert first == at(-1.5)
+    assert first != at(1), "an exception has ended"
+    assert at(0, max_age=30) != at(100, max_age=30), "the databases are too old"
+    assert at(0) == at(100), "nobody asked for their age"
+    os.utime(db / "pkgsrc.vulndb", (NOW + 1, NOW + 1))
+    assert first != at(-1.5), "there is another database"
+    file.unlink()
+    assert at(0) != first, "whoever asks is told what is wrong"
+
+
 # -- OpenVEX -----------------------------------------------------------------------------------------------
 
 
