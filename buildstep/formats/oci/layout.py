@@ -65,6 +65,16 @@ class Layout:
             raise ImageError(f"{self.label}: {name} is not a regular file")
         return Slice(path=path, offset=0, size=info.st_size)
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is a file of that name."""
+        return (
+            self._index.get(name) is not None if self._index is not None else (self._where / name).is_file()
+        )
+
+    def text(self, name: str, limit: int = MAX_DOCUMENT) -> bytes:
+        """Return a small file, for which no digest vouches. Raises ImageError."""
+        return self._small(self.slice(name), name, limit)
+
     def blob(self, entry: Descriptor) -> Slice:
         found = self.slice(f"blobs/sha256/{entry.hex}")
         if found.size != entry.size:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.errors import ImageError, UsageError
+from buildstep.formats.oci import one_reading
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import (
     INDEXES,
@@ -179,6 +180,7 @@ class _Image:
     damage: str = ""
     created: float | None = None
     seen: set[str] = field(default_factory=set)
+    images: set[one_reading.Blobs] = field(default_factory=set)
 
 
 def _is_tar(path: Path) -> bool:
@@ -200,6 +202,7 @@ def _image_in(path: Path, tag: str) -> _Image:
         entry = layout.find(tag) if tag or len(tags) == 1 else None
         for each in tags.values() if entry is None else [entry]:
             _check(layout, each, found, _DEPTH)
+        one_reading.check(layout, path, found.images)
     except ImageError as error:
         found.damage = error.message
         return found
@@ -230,8 +233,9 @@ def _check(layout: Layout, entry: Descriptor, found: _Image, depth: int) -> None
     if config.media_type in _CONFIGS:
         made = _time(document(about, f"{layout.label}: the configuration"))
         found.created = max(filter(None, (found.created, made)), default=None)
-    for row in rows:
-        layer = descriptor(row, f"{layout.label}: a layer")
+    layers = [descriptor(row, f"{layout.label}: a layer") for row in rows]
+    found.images.add((config.hex, *(layer.hex for layer in layers)))
+    for layer in layers:
         if layer.digest not in found.seen:
             found.seen.add(layer.digest)
             with layout.open(layer) as stream:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,3 +100,83 @@ def test_what_a_path_means(tmp_path: Path) -> None:
     for place in ("empty", "missing"):
         with pytest.raises(UsageError):
             artifacts_of(tmp_path / place)
+
+
+# -- what others would read in another way
+
+
+EVIL = "f" * 64
+
+
+def repacked(layout: Path, *more: tuple[tarfile.TarInfo, bytes]) -> Path:
+    """An archive of a layout, with members that somebody added."""
+    path = packed(layout, "hello-1.0.0.oci.tar")
+    with tarfile.open(path, "a") as tar:
+        for info, data in more:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def member(name: str, **more: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    for key, value in more.items():
+        setattr(info, key, value)
+    return info
+
+
+def sparse(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    """A member that is another file once its holes are filled (GNU tar's format 1.0)."""
+    notes = {"major": "1", "minor": "0", "name": name, "realsize": str(len(data))}
+    head = f"1\n0\n{len(data)}\n".encode().ljust(512, b"\0")
+    about = member(
+        f"GNUSparseFile.0/{name}", pax_headers={f"GNU.sparse.{key}": text for key, text in notes.items()}
+    )
+    return about, head + data
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [(member("x", type=tarfile.SYMTYPE, linkname="."), b""), (member("x/index.json"), b"{}")],
+        [sparse("index.json", b"{}")],
+        [(member("x/../../index.json"), b"{}")],
+        [(member("manifest.json"), b'[{"Config": "blobs/sha256/%s", "Layers": []}]' % EVIL.encode())],
+        [(member("manifest.json"), b'[{"config": "x", "Config": "y", "Layers": []}]')],
+    ],
+    ids=["through a link", "sparse", "out of it", "docker's", "docker's twice"],
+)
+def test_an_archive_that_others_read_as_another_image_is_damaged(
+    tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    layout = signed.oci(tmp_path)
+    assert from_files(repacked(layout)).damage == ""
+    assert "more than one way" in from_files(repacked(layout, *members)).damage
+
+
+def test_an_index_that_others_read_as_another_image_is_damaged(tmp_path: Path) -> None:
+    layout = signed.oci(tmp_path)
+    value = json.loads((layout / "index.json").read_text())
+    (row,) = value["manifests"]
+    other = signed.oci(tmp_path, "other.oci", layer=b"x")
+    for blob in (other / "blobs/sha256").iterdir():
+        (layout / "blobs/sha256" / blob.name).write_bytes(blob.read_bytes())
+    evil = json.loads((other / "index.json").read_text())["manifests"][0]
+    for text in (
+        json.dumps({**value, "manifests": [evil, row]}),
+        json.dumps({**value, "Manifests": [evil]}),
+        json.dumps({**value, "manifests": [{**row, "Digest": evil["digest"]}]}),
+        json.dumps(value)[:-1] + f', "manifests": {json.dumps([row])}' + "}",
+    ):
+        (layout / "index.json").write_text(text)
+        assert "more than one way" in from_files(layout).damage
+
+
+def test_what_docker_load_reads_may_name_the_same_image(tmp_path: Path) -> None:
+    layout = signed.oci(tmp_path)
+    blobs = layout / "blobs/sha256"
+    image = json.loads((blobs / signed.manifest_of(layout)).read_text())
+    names = [f"blobs/{it['digest'].replace(':', '/')}" for it in (image["config"], *image["layers"])]
+    row = {"Config": names[0], "RepoTags": ["hello:1.0.0"], "Layers": names[1:]}
+    (layout / "manifest.json").write_text(json.dumps([row]))
+    assert from_files(packed(layout, "hello-1.0.0.oci.tar")).damage == ""
