@@ -45,12 +45,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from buildstep.errors import Fault, SigningError, SpecError, UsageError
+from buildstep.errors import SigningError, UsageError
 from buildstep.trust.keys.public import PublicKey, public_from
+from buildstep.trust.policy_tables import PolicyReader
 
 FORMAT: Final = 1
 PROOFS: Final = ("signature", "provenance", "sbom", "tests", "vulnerabilities")
@@ -61,7 +62,6 @@ PINNED: Final = "pinned"
 """And that it is one of the digests that the rule names."""
 
 _REQUIRED: Final = (*PROOFS, ARCHIVE, PINNED)
-_LARGEST: Final = 1 << 20
 _UNITS: Final = {"d": 86400, "h": 3600}
 
 
@@ -178,22 +178,9 @@ def proofs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def load(path: Path) -> Policy:
     """Read a policy. Raises SpecError with every fault, UsageError, ToolMissing without cryptography."""
-    import tomllib
-
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise UsageError(f"the policy {path} is larger than {_LARGEST >> 20} MiB")
-        value = tomllib.loads(data.decode())
-    except OSError as error:
-        raise UsageError(f"cannot read the policy {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SpecError(str(path), [Fault(where="$", message=f"not TOML: {error}")]) from error
-    reader = _Reader(path.parent)
-    found = reader.policy(value, str(path))
-    if reader.faults:
-        raise SpecError(str(path), reader.faults)
+    reader = _Reader(path, "policy")
+    found = reader.policy(reader.load(FORMAT), str(path))
+    reader.check()
     return found
 
 
@@ -204,46 +191,27 @@ _MEMBERS: Final = {
 }
 
 
-class _Reader:
-    """Reads a policy and gathers what is wrong with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.faults: list[Fault] = []
+class _Reader(PolicyReader):
+    """Reads a policy."""
 
     def policy(self, value: Mapping[str, Any], where: str) -> Policy:
-        if type(value.get("format")) is not int or value["format"] != FORMAT:
-            self._wrong("$.format", f"must be {FORMAT}")
-        self._known("$", value, {"format", *_MEMBERS})
-        keys = [self._key(at, row) for at, row in self._rows(value, "key")]
+        self.known("$", value, {"format", *_MEMBERS})
+        keys = [self._key(at, row) for at, row in self.rows(value, "key", _MEMBERS["key"])]
         names = [name for name, _ in keys]
-        for name in sorted({name for name in names if name and names.count(name) > 1}):
-            self._wrong("$.key", f"two keys are called {name}")
-        rules = [self._rule(at, row, names) for at, row in self._rows(value, "rule")]
-        exceptions = [self._exception(at, row) for at, row in self._rows(value, "except")]
+        self.twice(names)
+        rules = [self._rule(at, row, names) for at, row in self.rows(value, "rule", _MEMBERS["rule"])]
+        exceptions = [self._exception(at, row) for at, row in self.rows(value, "except", _MEMBERS["except"])]
         if not rules and not exceptions:
-            self._wrong("$.rule", "is missing: without a rule everything is denied", "write [[rule]]")
+            self.wrong("$.rule", "is missing: without a rule everything is denied", "write [[rule]]")
         found = tuple(key for _, key in keys if key is not None)
         return Policy(where=where, keys=found, rules=tuple(rules), exceptions=tuple(exceptions))
 
-    def _rows(self, value: Mapping[str, Any], table: str) -> list[tuple[str, Mapping[str, Any]]]:
-        rows = value.get(table, [])
-        if not isinstance(rows, list):
-            self._wrong(f"$.{table}", f"write [[{table}]]")
-            return []
-        found = [(f"$.{table}[{number}]", row) for number, row in enumerate(rows)]
-        return [(where, row) for where, row in found if self._known(where, row, _MEMBERS[table])]
-
     def _key(self, where: str, row: Mapping[str, Any]) -> tuple[str, TrustedKey | None]:
-        name = row.get("name")
-        if not isinstance(name, str) or not name:
-            self._wrong(f"{where}.name", "is missing: give the key a name")
-            name = ""
-        may = self._some(f"{where}.may", row.get("may", list(PROOFS)), PROOFS)
-        since = self._day(f"{where}.from", row["from"]) if "from" in row else -math.inf
-        until = self._day(f"{where}.until", row["until"], end=True) if "until" in row else math.inf
+        name = self.name(where, row)
+        may = self.some(f"{where}.may", row.get("may", list(PROOFS)), PROOFS)
+        since, until = self.day(where, row, "from"), self.day(where, row, "until", end=True)
         if since >= until:
-            self._wrong(f"{where}.until", "is before from")
+            self.wrong(f"{where}.until", "is before from")
         builders = self._builders(where, row)
         public = self._public(where, row)
         if public is None:
@@ -253,26 +221,26 @@ class _Reader:
         )
 
     def _rule(self, where: str, row: Mapping[str, Any], names: Sequence[str]) -> Rule:
-        keys = self._texts(f"{where}.keys", row.get("keys", list(names)), empty=True)
+        keys = self.texts(f"{where}.keys", row.get("keys", list(names)), empty=True)
         for name in keys:
             if name not in names:
                 known = f"one of {', '.join(names)}" if names else "there is no [[key]]"
-                self._wrong(f"{where}.keys", f"there is no key {name!r}", known)
-        require = self._some(f"{where}.require", row.get("require", ["signature"]), _REQUIRED)
+                self.wrong(f"{where}.keys", f"there is no key {name!r}", known)
+        require = self.some(f"{where}.require", row.get("require", ["signature"]), _REQUIRED)
         if not keys and not set(require) <= {ARCHIVE, PINNED}:
-            self._wrong(f"{where}.keys", "no key can prove what is required", "name one that can")
+            self.wrong(f"{where}.keys", "no key can prove what is required", "name one that can")
         builders = self._builders(where, row)
         if builders is not None and "provenance" not in require:
             require += ("provenance",)
         digests = self._digests(f"{where}.digests", row) if "digests" in row else ()
         if ("digests" in row) != (PINNED in require):
-            self._wrong(f"{where}.digests", 'go together with require = ["pinned"]')
+            self.wrong(f"{where}.digests", 'go together with require = ["pinned"]')
         threshold = row.get("threshold", 1)
         if type(threshold) is not int or not 1 <= threshold <= max(1, len(set(keys))):
-            self._wrong(f"{where}.threshold", f"must be a number from 1 to {max(1, len(set(keys)))}")
+            self.wrong(f"{where}.threshold", f"must be a number from 1 to {max(1, len(set(keys)))}")
             threshold = 1
         return Rule(
-            match=self._texts(f"{where}.match", row.get("match")), keys=tuple(keys), require=require,
+            match=self.texts(f"{where}.match", row.get("match")), keys=tuple(keys), require=require,
             threshold=threshold, builders=builders, max_age=self._age(f"{where}.max_age", row.get("max_age")),
             digests=digests,
         )  # fmt: skip
@@ -280,95 +248,46 @@ class _Reader:
     def _exception(self, where: str, row: Mapping[str, Any]) -> Waiver:
         reason = row.get("reason")
         if not isinstance(reason, str) or not reason.strip():
-            self._wrong(f"{where}.reason", "is missing: say why it is let through")
+            self.wrong(f"{where}.reason", "is missing: say why it is let through")
             reason = ""
         digest = self._digests(f"{where}.digest", {"digests": [row["digest"]]}) if "digest" in row else ()
         if "until" not in row:
-            self._wrong(f"{where}.until", "is missing: an exception has an end", "such as 2027-06-30")
+            self.wrong(f"{where}.until", "is missing: an exception has an end", "such as 2027-06-30")
         return Waiver(
-            match=self._texts(f"{where}.match", row.get("match")), reason=reason.strip(),
-            until=self._day(f"{where}.until", row["until"], end=True) if "until" in row else 0.0,
+            match=self.texts(f"{where}.match", row.get("match")), reason=reason.strip(),
+            until=self.day(where, row, "until", end=True),
             digest="".join(digest),
         )  # fmt: skip
 
     # -- values
 
     def _digests(self, where: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-        texts = self._texts(where, row["digests"])
+        texts = self.texts(where, row["digests"])
         if not all(re.fullmatch("sha256:[0-9a-f]{64}", text) for text in texts):
-            self._wrong(where, "must be sha256: and 64 hexadecimal digits")
+            self.wrong(where, "must be sha256: and 64 hexadecimal digits")
         return tuple(text.removeprefix("sha256:") for text in texts)
 
     def _builders(self, where: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
         if "builders" not in row:
             return None
-        found = self._texts(f"{where}.builders", row["builders"])
+        found = self.texts(f"{where}.builders", row["builders"])
         if found and all(pattern.startswith("!") for pattern in found):
-            self._wrong(f"{where}.builders", "only forbids: no builder is left", 'begin with "*"')
+            self.wrong(f"{where}.builders", "only forbids: no builder is left", 'begin with "*"')
         return found
-
-    def _some(self, where: str, value: object, known: Sequence[str]) -> tuple[str, ...]:
-        found = self._texts(where, value)
-        for name in found:
-            if name not in known:
-                self._wrong(where, f"{name!r} is not known", f"one of {', '.join(known)}")
-        return found
-
-    def _texts(self, where: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
-        fine = isinstance(value, list) and all(isinstance(text, str) and text for text in value)
-        if not isinstance(value, list) or not fine or not (value or empty):
-            self._wrong(where, "must be a list of texts" + ("" if empty else " that is not empty"))
-            return ()
-        return tuple(dict.fromkeys(value))
-
-    def _day(self, where: str, value: object, *, end: bool = False) -> float:
-        if isinstance(value, datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-        if isinstance(value, date):
-            begin = datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp()
-            return begin + _DAY if end else begin
-        self._wrong(where, "must be a date, such as 2027-06-30, without quotes")
-        return math.inf if end else -math.inf
 
     def _age(self, where: str, value: object) -> float:
         if value is None:
             return math.inf
         found = re.fullmatch(r"([1-9][0-9]{0,5})([dh])", value) if isinstance(value, str) else None
         if found is None:
-            self._wrong(where, 'must be a number and d or h, such as "90d"')
+            self.wrong(where, 'must be a number and d or h, such as "90d"')
             return math.inf
         return int(found[1]) * _UNITS[found[2]]
 
     def _public(self, where: str, row: Mapping[str, Any]) -> PublicKey | None:
-        given = [name for name in ("public", "file") if row.get(name)]
-        if len(given) != 1 or not isinstance(row[given[0]], str):
-            self._wrong(where, "give one of public and file, as text")
-            return None
-        at, data = f"{where}.{given[0]}", row[given[0]].encode()
-        if given[0] == "file":
-            try:
-                with (self.folder / row["file"]).open("rb") as stream:
-                    data = stream.read(_LARGEST)
-            except OSError as error:
-                self._wrong(at, f"cannot read {row['file']}: {error.strerror}")
-                return None
+        at, data = self.data(where, row, "public")
         try:
-            return public_from(data, row["file"] if given[0] == "file" else "it")
+            return public_from(data, row["file"] if at.endswith(".file") else "it") if data else None
         except SigningError as error:
-            self._wrong(at, error.message, error.hint)
+            self.wrong(at, error.message, error.hint)
             return None
-
-    def _known(self, where: str, value: object, known: set[str]) -> bool:
-        """Report members that are not known; false for what is no table."""
-        if not isinstance(value, dict):
-            self._wrong(where, "must be a table")
-            return False
-        for name in sorted(value.keys() - known):
-            self._wrong(f"{where}.{name}", "is not known", f"one of {', '.join(sorted(known))}")
-        return True
-
-    def _wrong(self, where: str, message: str, hint: str = "") -> None:
-        self.faults.append(Fault(where=where, message=message, hint=hint))
-
-
-_DAY = timedelta(days=1).total_seconds()

@@ -25,19 +25,18 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from buildstep.cache.remote.interface import KINDS, Record, Unusable
-from buildstep.errors import Fault, SigningError, SpecError, UsageError
+from buildstep.errors import SigningError
 from buildstep.trust import dsse
 from buildstep.trust.keys.public import PublicKey, ed25519_key, public_from
+from buildstep.trust.policy_tables import PolicyReader
 
 FORMAT = 1
-_LARGEST = 1 << 20
 _SHORTEST_SECRET = 16
 
 
@@ -101,20 +100,9 @@ OWN_DIRECTORY = Policy(unsigned=Rule(name="", scopes=("*",), release=True))
 
 def load(path: Path, environ: Mapping[str, str], *, release: bool = False) -> Policy:
     """Read a policy. Raises SpecError with every fault, UsageError, ToolMissing without cryptography."""
-    import tomllib
-
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_LARGEST).decode()
-        value = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"cannot read the cache policy {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SpecError(str(path), [Fault(where="$", message=f"not TOML: {error}")]) from error
-    reader = _Reader(path.parent, environ)
-    found = reader.policy(value, release=release)
-    if reader.faults:
-        raise SpecError(str(path), reader.faults)
+    reader = _Reader(path, environ)
+    found = reader.policy(reader.load(FORMAT), release=release)
+    reader.check()
     return found
 
 
@@ -122,39 +110,25 @@ _COMMON = {"name", "scopes", "kinds", "until", "release", "file"}
 _MEMBERS = {"key": _COMMON | {"public"}, "secret": _COMMON | {"env"}}
 
 
-class _Reader:
-    """Reads a policy and gathers what is wrong with it."""
+class _Reader(PolicyReader):
+    """Reads a policy."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        super().__init__(path, "cache policy")
         self.environ = environ
-        self.faults: list[Fault] = []
 
     def policy(self, value: Mapping[str, Any], *, release: bool) -> Policy:
-        if value.get("format") != FORMAT:
-            self._wrong("$.format", f"must be {FORMAT}")
-        self._known("$", value, {"format", "key", "secret", "unsigned"})
+        self.known("$", value, {"format", "key", "secret", "unsigned"})
         rules = []
-        for table in ("key", "secret"):
-            rows = value.get(table, [])
-            if not isinstance(rows, list):
-                self._wrong(f"$.{table}", f"write [[{table}]]")
-                continue
-            for number, row in enumerate(rows):
-                where = f"$.{table}[{number}]"
-                if not self._known(where, row, _MEMBERS[table]):
-                    continue
+        for table, members in _MEMBERS.items():
+            for where, row in self.rows(value, table, members):
                 key = self._public(where, row) if table == "key" else self._secret(where, row)
-                rule = self._rule(where, row, str(row.get("name") or ""), key)
+                rule = self._rule(where, row, self.name(where, row), key)
                 # Without its key, a rule lets nothing count; one whose secret is not set here is no fault.
                 rules += [rule] if key else []
-        names = [rule.name for rule in rules]
-        for name in sorted({name for name in names if name and names.count(name) > 1}):
-            self._wrong("$", f"two keys are called {name}")
+        self.twice([rule.name for rule in rules])
         unsigned = value.get("unsigned")
-        if unsigned is None:
-            return Policy(rules=tuple(rules), release=release)
-        if not self._known("$.unsigned", unsigned, {"scopes", "kinds", "until", "release"}):
+        if unsigned is None or not self.known("$.unsigned", unsigned, _COMMON - {"name", "file"}):
             return Policy(rules=tuple(rules), release=release)
         return Policy(
             rules=tuple(rules), unsigned=self._rule("$.unsigned", unsigned, "unsigned", None), release=release
@@ -163,78 +137,27 @@ class _Reader:
     def _rule(
         self, where: str, row: Mapping[str, Any], name: str, key: PublicKey | dsse.Secret | None
     ) -> Rule:
-        if not name:
-            self._wrong(f"{where}.name", "is missing: give the key a name")
-        kinds = self._texts(f"{where}.kinds", row.get("kinds", list(KINDS)))
-        for kind in kinds:
-            if kind not in KINDS:
-                self._wrong(f"{where}.kinds", f"{kind!r} is no kind", f"one of {', '.join(KINDS)}")
         release = row.get("release", False)
         if not isinstance(release, bool):
-            self._wrong(f"{where}.release", "must be true or false")
+            self.wrong(f"{where}.release", "must be true or false")
         return Rule(
-            name=name, key=key, kinds=tuple(kinds), release=bool(release),
-            scopes=tuple(self._texts(f"{where}.scopes", row.get("scopes"))),
-            until=self._until(f"{where}.until", row.get("until")),
+            name=name, key=key, release=bool(release),
+            kinds=self.some(f"{where}.kinds", row.get("kinds", list(KINDS)), KINDS),
+            scopes=self.texts(f"{where}.scopes", row.get("scopes")),
+            until=self.day(where, row, "until", end=True),
         )  # fmt: skip
 
-    def _until(self, where: str, value: object) -> float:
-        if value is None:
-            return float("inf")
-        if isinstance(value, datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-        if isinstance(value, date):
-            return datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp() + _DAY
-        self._wrong(where, "must be a date, such as 2027-06-30, without quotes")
-        return 0.0
-
-    def _texts(self, where: str, value: object) -> Sequence[str]:
-        if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-            self._wrong(where, "must be a list of texts that is not empty")
-            return ()
-        return value
-
     def _public(self, where: str, row: Mapping[str, Any]) -> PublicKey | None:
-        data = self._data(where, row, "public", lambda text: text.encode())
+        at, data = self.data(where, row, "public")
         try:
-            return ed25519_key(public_from(data, f"{where}.public"), f"{where}.public") if data else None
+            return ed25519_key(public_from(data, at), at) if data else None
         except SigningError as error:
-            self._wrong(where, error.message, error.hint)
+            self.wrong(where, error.message, error.hint)
             return None
 
     def _secret(self, where: str, row: Mapping[str, Any]) -> dsse.Secret | None:
-        data = self._data(where, row, "env", lambda name: self.environ.get(name, "").encode()).strip()
+        _, data = self.data(where, row, "env", lambda name: self.environ.get(name, "").encode())
+        data = data.strip()
         if 0 < len(data) < _SHORTEST_SECRET:
-            self._wrong(where, f"the secret has less than {_SHORTEST_SECRET} bytes")
+            self.wrong(where, f"the secret has less than {_SHORTEST_SECRET} bytes")
         return dsse.Secret(str(row.get("name", "")), data) if data else None
-
-    def _data(self, where: str, row: Mapping[str, Any], direct: str, get: Callable[[str], bytes]) -> bytes:
-        """Return what one of two members gives: the member `direct`, or `file`."""
-        given = [name for name in (direct, "file") if row.get(name)]
-        if len(given) != 1 or not isinstance(row[given[0]], str):
-            self._wrong(where, f"give one of {direct} and file, as text")
-            return b""
-        if given[0] == direct:
-            return get(row[direct])
-        try:
-            with (self.folder / row["file"]).open("rb") as stream:
-                data: bytes = stream.read(_LARGEST)
-                return data
-        except OSError as error:
-            self._wrong(f"{where}.file", f"cannot read {row['file']}: {error.strerror}")
-            return b""
-
-    def _known(self, where: str, value: object, known: set[str]) -> bool:
-        """Report members that are not known; false for what is no table."""
-        if not isinstance(value, dict):
-            self._wrong(where, "must be a table")
-            return False
-        for name in sorted(value.keys() - known):
-            self._wrong(f"{where}.{name}", "is not known", f"one of {', '.join(sorted(known))}")
-        return True
-
-    def _wrong(self, where: str, message: str, hint: str = "") -> None:
-        self.faults.append(Fault(where=where, message=message, hint=hint))
-
-
-_DAY = timedelta(days=1).total_seconds()
