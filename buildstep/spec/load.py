@@ -205,15 +205,16 @@ def _from_text(value: object, setting: Setting) -> object:
 
 
 def _parse(value: str, setting: Setting) -> object:
-    match setting.kind, value[:1]:
-        case ("array", "[") | ("object", "{"):
-            with contextlib.suppress(SpecError):
-                return schema.parse(value, "")
-        case "array", _:
+    if {"[": "array", "{": "object"}.get(value[:1]) in setting.types:
+        with contextlib.suppress(SpecError):
+            return schema.parse(value, "")
+        return value
+    match setting.kind:
+        case "array":
             return _split(value) if setting.commas else [value]
-        case "boolean", _:
+        case "boolean":
             return _BOOLEANS.get(value.lower(), value)
-        case "integer", _ if re.fullmatch("-?[0-9]{1,18}", value):
+        case "integer" if re.fullmatch("-?[0-9]{1,18}", value):
             return int(value)
     return value
 

@@ -48,10 +48,15 @@ class Setting:
         return next((word for word in self.flag.split("/") if word.startswith("--")), "")
 
     @property
-    def kind(self) -> str:
-        """The JSON type that text given for this setting stands for."""
+    def types(self) -> tuple[str, ...]:
+        """The JSON types that it may have."""
         types = self.rule["type"]
-        return types if isinstance(types, str) else str(types[-1])
+        return (types,) if isinstance(types, str) else tuple(types)
+
+    @property
+    def kind(self) -> str:
+        """The JSON type that text given for this setting stands for, where that is no JSON itself."""
+        return self.types[-1]
 
     def rule_for(self, choices: Choices) -> Rule:
         """Return the rule, given what is plugged in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_flags_win_over_the_file_and_it_over_the_environment(build: Load, tmp_pa
         sbom=("spdx3",), provenance="max", keys=(f"{tmp_path}/a", "agent"), base=f"{tmp_path}/a"
     )
     assert build(document, flags={"sbom": False}).proof.sbom == ()
+
+
+def test_a_variable_can_hold_the_object(build: Load) -> None:
+    assert build(environ={"BUILDSTEP_TRUST": '{"sbom": ["spdx3"]}'}).proof == Trust(sbom=("spdx3",))
+    assert build(environ={"BUILDSTEP_TRUST": "true"}).proof == Trust(sbom=SHORT, provenance="min")
+    cache = {"shared": "dir:/srv/cache"}
+    assert build(environ={"BUILDSTEP_CACHE": json.dumps(cache)}).cache == cache
 
 
 def test_every_file_that_is_not_there_is_told(build: Load, tmp_path: Path) -> None:
