@@ -17,7 +17,7 @@ from typing import Any, Final
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.spec.load import BuildSpec
-from buildstep.spec.trust import is_file
+from buildstep.spec.rules import is_key_file
 from buildstep.system import masking
 
 _NAMES: Final = re.compile(
@@ -96,7 +96,7 @@ def _key_words(spec: BuildSpec, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of private keys, but for those that say what they are, and passwords."""
     texts = [environ.get(name, "") for name in _WORDS]
     texts += [environ.get(key.removeprefix("env:"), "") for key in spec.proof.keys if key.startswith("env:")]
-    files = [key for key in spec.proof.keys if is_file(key)]
+    files = [key for key in spec.proof.keys if is_key_file(key)]
     files += [spec.sharing.key] if spec.sharing is not None and spec.sharing.key else []
     if (key := environ.get(_CACHE_KEY, "").strip()).startswith("-----BEGIN"):
         texts.append(key)

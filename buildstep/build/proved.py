@@ -16,7 +16,8 @@ from buildstep.cache.outputs import stamp_of
 from buildstep.errors import SigningError
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
-from buildstep.spec.trust import Trust, is_file
+from buildstep.spec.rules import is_key_file
+from buildstep.spec.trust import Trust
 from buildstep.trust import dsse
 from buildstep.trust.sidecars import SIDECARS, STATEMENTS
 
@@ -45,7 +46,7 @@ def asked(spec: BuildSpec) -> str:
 
 
 def _key(word: str) -> list[int]:
-    if not is_file(word):
+    if not is_key_file(word):
         return []
     with contextlib.suppress(OSError):
         info = os.stat(word)

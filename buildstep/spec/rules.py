@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from buildstep.spec.schema import HTTP, integer, record, text
+from buildstep.system.registry import Registry
 
 # Control characters must not get into an argv, a path or a log.
 PLAIN = r"\x00-\x1f\x7f"
@@ -54,10 +54,21 @@ LIMITS: Final = record(
 )
 """Of what a command in the image may take."""
 
-_NO_FILE: Final = re.compile(r"agent$|(agent|pkcs11|env):")
+_PLACES: Final = ("agent", "pkcs11", "env")
+_OTHERS: Final[Registry[Any]] = Registry("signers", "place of keys", {})
+"""Where a key can be that is not in a file: of our own places, and of those that other packages bring."""
+
+
+def is_key_file(key: str) -> bool:
+    """Whether a key is named by the path of its file, as `trust.keys.signer` takes it."""
+    place, _, rest = key.partition(":")
+    if key == "agent" or (rest and place in _PLACES):
+        return False
+    # Rows of other packages are only looked for where a text may mean one: that takes its time.
+    return not rest or place in ("", "file") or "/" in place or place not in _OTHERS.names()
 
 
 def key_at(text: str, directory: Path) -> str:
     """Return the name of a key that signs; the path of a file becomes absolute. directory: of the file that
     names it."""
-    return text if _NO_FILE.match(text) else os.path.join(directory, text)
+    return os.path.join(directory, text) if is_key_file(text) else text

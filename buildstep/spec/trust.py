@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from buildstep.errors import Fault
-from buildstep.spec.rules import LINE, WORD
+from buildstep.spec.rules import LINE, WORD, is_key_file
 from buildstep.spec.schema import BOOLEAN, Rule, array, at, choice, record, text
 from buildstep.spec.setting import Setting
 
@@ -225,13 +225,8 @@ def _words(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def is_file(key: str) -> bool:
-    """Whether a key is named by the path of its file."""
-    return key != "agent" and not key.startswith(("agent:", "pkcs11:", "env:"))
-
-
 def _key(word: str, place: Path) -> str:
-    return _absolute(word, place) if is_file(word) else word
+    return _absolute(word, place) if is_key_file(word) else word
 
 
 def _placed(name: str, value: Any, place: Path) -> Any:
@@ -271,5 +266,5 @@ def faults(given: Mapping[str, Given], folder: Path, cwd: Path) -> Iterator[Faul
 
 
 def _no_file(word: str, where: str, place: Path) -> Iterator[Fault]:
-    if is_file(word) and not os.path.isfile(path := _absolute(word, place)):
+    if is_key_file(word) and not os.path.isfile(path := _absolute(word, place)):
         yield Fault(where=where, message=f"{path} is not a file")

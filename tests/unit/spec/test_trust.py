@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,23 @@ def test_every_file_that_is_not_there_is_told(build: Load, tmp_path: Path) -> No
 @pytest.mark.parametrize("word", ["agent", "agent:SHA256:abc", "pkcs11:token=x;object=y"])
 def test_what_is_no_file_need_not_be_one(build: Load, word: str) -> None:
     assert build(with_build(trust={"key": word})).proof.keys == (word,)
+
+
+def test_a_place_that_another_package_brings_is_no_file(
+    build: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [
+        metadata.EntryPoint(name, "another:kind", "buildstep.signers") for name in ("kms", "file", "pkcs11")
+    ]
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: points if group == "buildstep.signers" else []
+    )
+    (tmp_path / "kms:").touch()
+    trust = {"key": ["kms:alias/release", "kms:"]}
+    assert build(with_build(trust=trust)).proof.keys == ("kms:alias/release", f"{tmp_path}/kms:")
+    assert build(environ={"BUILDSTEP_SIGN_KEY": "kms:a"}).proof.keys == ("kms:a",)
+    wrong = ["kmz:alias/release", "/kms:a", "file:a", ":a"]
+    assert len(faults(build, with_build(trust={"key": wrong}))) == len(wrong)
 
 
 def test_it_is_written_as_data(build: Load) -> None:
