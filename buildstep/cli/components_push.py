@@ -16,6 +16,8 @@ from buildstep.cli.options import JSON, show, tell
 
 if TYPE_CHECKING:
     from buildstep.components.push import Pushed
+    from buildstep.images.attestations.local import Signing
+    from buildstep.images.attestations.required import Demand
     from buildstep.net.credentials import Credentials
 
 
@@ -39,6 +41,15 @@ if TYPE_CHECKING:
     shell_complete=values.FILES,
     help="Sign the images: a file, agent, agent:FINGERPRINT or pkcs11:URI; wins over components.toml.",
 )  # fmt: skip
+@click.option(
+    "--require", multiple=True, metavar="LIST", shell_complete=values.PROOFS,
+    help="What has to be proved of each image, else nothing is sent: tests, signature, sbom, provenance,"
+    " vulnerabilities.",
+)  # fmt: skip
+@click.option(
+    "--policy", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", shell_complete=values.FILES,
+    help="The policy, in TOML, that says by which keys.",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Plain http, or a certificate that nobody signed.")
 @click.option(
     "--result", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -55,7 +66,8 @@ def command(root: Path, **options: Any) -> int:
     (--build-arg, --label and so on) has to be said here too.
 
     Who pushes is said by -c (OpenPAI's configuration), by --username, by BUILDSTEP_REGISTRY_USER and
-    BUILDSTEP_REGISTRY_PASSWORD, or by `docker login`. Exit code 17 if an image is not all there.
+    BUILDSTEP_REGISTRY_PASSWORD, or by `docker login`. Exit code 17 if an image is not all there; 30 to 34
+    where something is required and not proved, as for `image publish`: then nothing was sent.
     """
     from buildstep.cli import guard
 
@@ -69,10 +81,9 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     from buildstep.components.base_images import find_bases
     from buildstep.components.flow import recorded, stock_of
     from buildstep.events import Bus
-    from buildstep.images.attestations.local import Signing
     from buildstep.system import process
-    from buildstep.trust.keys import signers
 
+    demand = _demand(options)
     opened = open_(root, options)
     registry = opened.settings.registry
     if (credentials := _credentials(options)) is not None:
@@ -90,7 +101,7 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
         bus=Bus(),
         stock=stock_of(opened),
         layouts=opened.state / "layouts",
-        signing=Signing(signers=signers(options["sign_key"] or registry.sign_key, os.environ, bus=Bus())),
+        demand=replace(demand, signing=_signing(options["sign_key"] or registry.sign_key)),
         insecure=options["insecure"],
     )
     rows = pushing.push(chosen, registry, access, (lambda _text: None) if quiet else tell)
@@ -100,6 +111,24 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     show(found, _lines(rows), as_json=as_json, done=f"{sum(not row.error for row in rows)} images pushed")
     pushing.check(rows)
     return 0
+
+
+def _demand(options: dict[str, Any]) -> Demand:
+    """Return what is required of each image. Raises UsageError, SpecError."""
+    from buildstep.images.attestations.required import Demand, words_of
+    from buildstep.trust.policy import load
+
+    policy = load(options["policy"]) if options["policy"] else None
+    return Demand(require=words_of(options["require"]), policy=policy)
+
+
+def _signing(keys: Sequence[str]) -> Signing:
+    """Return the keys that sign. Raises SigningError, ToolMissing."""
+    from buildstep.events import Bus
+    from buildstep.images.attestations.local import Signing
+    from buildstep.trust.keys import signers
+
+    return Signing(signers=signers(keys, os.environ, bus=Bus()))
 
 
 def _credentials(options: dict[str, Any]) -> Credentials | None:

@@ -24,7 +24,9 @@ from buildstep.files.parallel import parallel
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import OCI_INDEX, Descriptor, OciPlatform, index_of
 from buildstep.images.attestations.inside import papers_in
-from buildstep.images.attestations.local import NOBODY, Papers, Signing
+from buildstep.images.attestations.local import Papers
+from buildstep.images.attestations.required import NOTHING, Demand
+from buildstep.images.publish import check_papers
 from buildstep.images.publishers.registry import attested, push_image
 from buildstep.net.credentials import Credentials, credentials_for
 from buildstep.net.http import Http
@@ -80,8 +82,8 @@ class Pushed:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
     """What pushing uses. run: runs commands of the builder; stock: has images that are not in its store;
-    layouts: has images as our own pipeline made them (`kept_layouts`); signing: keys that sign;
-    insecure: do not check certificates; limits: fields of `HttpOptions`."""
+    layouts: has images as our own pipeline made them (`kept_layouts`); demand: what has to be proved of each,
+    and the keys that sign; insecure: do not check certificates; limits: fields of `HttpOptions`."""
 
     builder: Builder
     run: Run
@@ -89,7 +91,7 @@ class Access:
     bus: Bus
     stock: Stock = NoStock()  # noqa: RUF009 - it has no state
     layouts: Path | None = None
-    signing: Signing = NOBODY
+    demand: Demand = NOTHING
     insecure: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -133,7 +135,8 @@ def push(
     """Push images, and return a row for each, in the order of their names.
 
     tell: is given a line for each image and tag. An image that fails has its error in its row; no tag of any
-    image is set then. Raises UsageError where no registry is named.
+    image is set then. Raises UsageError where no registry is named, and UnsignedError and its siblings where
+    something is required and not proved; then nothing is sent.
     """
     if not registry.host:
         raise UsageError(
@@ -145,9 +148,13 @@ def push(
         for name, built in sorted(images.items())
     ]
     credentials = registry.credentials or credentials_for(registry.host, access.environ)
-    with _session(access) as http:
+    with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch, _session(access) as http:
+        there = _proved(rows, registry, access, Path(scratch)) if access.demand else {}
         clients = {row.image: _client(row, http, credentials, access) for row in rows}
-        rows = list(parallel(lambda row: _content(row, clients[row.image], access, tell), rows, AT_ONCE))
+        sent = parallel(
+            lambda row: _content(row, clients[row.image], access, tell, there.get(row.image)), rows, AT_ONCE
+        )
+        rows = list(sent)
         rows = [_joined(group, clients[group[0].image], access, tell) for group in _by_image(rows)]
         clients |= {row.image: clients[f"{row.image}@{name}"] for row in rows for name in list(row.parts)[:1]}
         if any(row.error for row in rows):
@@ -169,25 +176,71 @@ def _client(row: Pushed, http: Http, credentials: Credentials | None, access: Ac
     return ReferrerRegistry(reference, http=http, credentials=credentials, plain=plain)
 
 
-def _content(row: Pushed, client: ReferrerRegistry, access: Access, tell: Callable[[str], None]) -> Pushed:
-    """Send an image's layers and manifest, under its digest only, and what is said of it."""
-    assert row.built is not None
+def _content(
+    row: Pushed,
+    client: ReferrerRegistry,
+    access: Access,
+    tell: Callable[[str], None],
+    folder: Path | None,
+) -> Pushed:
+    """Send an image's layers and manifest, under its digest only, and what is said of it. folder: its layout,
+    where it is there already."""
     try:
         with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch:
-            kept = kept_layouts.find(access.layouts, row.image, row.built.output)
-            folder = kept or Path(scratch, "layout")
-            if kept is None:
-                access.stock.image(Base(row.built.output, row.image), access.run)
-                access.builder.save(row.built.output, folder, access.run)
-            layout = open_layout(folder, row.image)
+            layout = open_layout(folder or _layout(row, access, Path(scratch)), row.image)
             entry = layout.find("")
             push_image(layout, entry, client, {})
             papers = papers_in(layout, entry.digest)
-            attested(client, entry, papers, row.image, access.signing)
+            attested(client, entry, papers, row.image, access.demand.signing)
     except BuildstepError as error:
         return replace(row, error=error)
     tell(f"{row.image}: {row.repository}@{entry.digest}")
     return replace(row, digest=entry.digest)
+
+
+def _layout(row: Pushed, access: Access, scratch: Path) -> Path:
+    """Return the layout of an image: the one that is kept, or a new one."""
+    assert row.built is not None
+    if kept := kept_layouts.find(access.layouts, row.image, row.built.output):
+        return kept
+    folder = scratch / "layout"
+    access.stock.image(Base(row.built.output, row.image), access.run)
+    access.builder.save(row.built.output, folder, access.run)
+    return folder
+
+
+def _proved(rows: Sequence[Pushed], registry: Registry, access: Access, scratch: Path) -> dict[str, Path]:
+    """Return the layouts of all images, once each is proved as it is required. Raises UnsignedError and its
+    siblings: that of the first, with what is wrong with all."""
+    places = {row.image: scratch / str(number) for number, row in enumerate(rows)}
+    for place in places.values():
+        place.mkdir()
+    folders = parallel(lambda row: _layout(row, access, places[row.image]), rows, AT_ONCE)
+    found = dict(zip(places, folders, strict=True))
+    wrong = []
+    for row in rows:
+        layout = open_layout(found[row.image], row.image)
+        entry = layout.find("")
+        papers = papers_in(layout, entry.digest)
+        plain = Reference.parse(row.repository)
+        for tag in registry.tags or ("",):
+            ref = replace(plain, tag=tag)
+            try:
+                check_papers(
+                    layout, entry, papers, ref, access.demand, name=row.image, where="inside its layout"
+                )
+            except BuildstepError as error:
+                wrong.append(error)
+                break
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise type(wrong[0])(
+            f"nothing was pushed: {len(wrong)} images are not proved",
+            detail="\n".join(line for error in wrong for line in (error.message, *error.detail.splitlines())),
+            hint=wrong[0].hint,
+        )
+    return found
 
 
 def _by_image(rows: Sequence[Pushed]) -> list[list[Pushed]]:
@@ -218,7 +271,7 @@ def _joined(
             entries.append(Descriptor(media_type=kind, digest=row.digest, size=len(data), platform=its))
         index, data = index_of(entries)
         client.push_manifest(index.digest, OCI_INDEX, data)
-        attested(client, index, Papers(), name, access.signing)
+        attested(client, index, Papers(), name, access.demand.signing)
     except BuildstepError as error:
         return replace(whole, error=error)
     tell(f"{name}: {whole.repository}@{index.digest} for {', '.join(parts)}")

@@ -22,7 +22,7 @@ from buildstep.formats.oci.spec import Descriptor, parse_manifest
 from buildstep.images.attestations import local, required
 from buildstep.images.attestations.evidence import created_of
 from buildstep.images.attestations.inside import from_path
-from buildstep.images.attestations.local import Signing
+from buildstep.images.attestations.local import Papers, Signing
 from buildstep.images.attestations.required import Demand
 from buildstep.images.publishers import Bundle, Published, PublishOptions
 from buildstep.images.publishers import publish as publish_bundle
@@ -170,13 +170,28 @@ def check(bundle: Bundle, target: str, demand: Demand) -> None:
 
 def check_image(layout: Layout, entry: Descriptor, stem: Path, ref: Reference, demand: Demand) -> None:
     """Do the same for an image on its way to a registry. stem: of the files of its build."""
-    papers = local.signed_by(local.papers_of(stem, entry), entry, stem.name, demand.signing)
     where = sidecars.sidecar(stem, sidecars.STATEMENTS).name
+    check_papers(layout, entry, local.papers_of(stem, entry), ref, demand, name=stem.name, where=where)
+
+
+def check_papers(
+    layout: Layout,
+    entry: Descriptor,
+    papers: Papers,
+    ref: Reference,
+    demand: Demand,
+    *,
+    name: str,
+    where: str,
+) -> None:
+    """Do the same for an image of which papers speak. name: of the image, for people and policies; where: the
+    papers are."""
+    papers = local.signed_by(papers, entry, name, demand.signing)
     plain = replace(ref, tag="", digest="")
     config = layout.read(parse_manifest(layout.read(entry), entry, layout.label).config)
     evidence = Evidence(
-        name=f"{stem.name} for {ref}",
-        names=(str(ref), f"{plain}@{entry.digest}", str(plain), stem.name),
+        name=f"{name} for {ref}",
+        names=(str(ref), f"{plain}@{entry.digest}", str(plain), name),
         digests={"oci": entry.hex},
         envelopes=tuple(RawEnvelope(item.data, where) for item in papers.signed),
         created=created_of(config),

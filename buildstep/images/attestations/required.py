@@ -33,6 +33,9 @@ class Demand:
         return bool(self.require) or self.policy is not None
 
 
+NOTHING: Final = Demand()
+
+
 def words_of(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the words of lists such as `tests,signature`. Raises UsageError for one that is not known."""
     words = list(dict.fromkeys(word for text in texts for word in text.replace(",", " ").split()))

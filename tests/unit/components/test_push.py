@@ -17,16 +17,18 @@ from buildstep.components.builders import Recipe, Run
 from buildstep.components.interface import Built
 from buildstep.components.push import Access, NotAllPushed, Pushed, check, chosen, push, result
 from buildstep.components.settings import Registry
-from buildstep.errors import ExitCode, PublishError, UsageError
+from buildstep.errors import DeniedError, ExitCode, PublishError, UnsignedError, UsageError
 from buildstep.events import Bus
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.layout_writer import LayoutWriter
 from buildstep.images.attestations import inside
 from buildstep.images.attestations.local import Papers, Signing
+from buildstep.images.attestations.required import Demand
 from buildstep.images.attestations.wrap import Signed
 from buildstep.images.publishers.registry import push_image
 from buildstep.trust import dsse
 from buildstep.trust.keys.generate import keygen
+from buildstep.trust.policy import load as load_policy
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from tests.servers.layouts import layer, make_layout
 from tests.servers.registry import RegistryServer
@@ -67,6 +69,19 @@ class Shelf:
 
     def save(self, image: str, layout: Path, run: Run) -> None:
         make_layout(layout, [layer({"id": image.encode()})])
+
+
+class Proved(Shelf):
+    """One that has a statement in the layout of each image. kind: its type."""
+
+    kind = "https://example.com/kind"
+
+    def save(self, image: str, layout: Path, run: Run) -> None:
+        super().save(image, layout, run)
+        entry = open_layout(layout, "it").find("")
+        stated = Statement((Subject("it", {"sha256": entry.hex}),), self.kind, {})
+        papers = Papers(signed=(Signed(data=dsse.seal(PAYLOAD_TYPE, stated.to_json(), ())),))
+        inside.put(LayoutWriter(layout), entry, papers)
 
 
 def no_run(argv: object, env: object, what: str) -> None:
@@ -130,15 +145,7 @@ def test_what_proves_an_image_is_pushed_and_signed_before_its_tag(
     """Statements are in the layout that the pipeline made; a key signs them, and the image."""
     signer, _ = keygen(tmp_path / "key", "ed25519")
 
-    class Proved(Shelf):
-        def save(self, image: str, layout: Path, run: Run) -> None:
-            super().save(image, layout, run)
-            entry = open_layout(layout, "it").find("")
-            stated = Statement((Subject("it", {"sha256": entry.hex}),), "https://example.com/kind", {})
-            papers = Papers(signed=(Signed(data=dsse.seal(PAYLOAD_TYPE, stated.to_json(), ())),))
-            inside.put(LayoutWriter(layout), entry, papers)
-
-    access = replace(ACCESS, builder=Proved(), signing=Signing(signers=(signer,)))
+    access = replace(ACCESS, builder=Proved(), demand=Demand(signing=Signing(signers=(signer,))))
     (row,) = push({"web": built("web")}, Registry(host=server.host, tags=("v1",)), access, lambda _: None)
     assert row.error is None
     assert server.writes("manifests/")[-1] == "manifests/v1"
@@ -150,6 +157,38 @@ def test_what_proves_an_image_is_pushed_and_signed_before_its_tag(
     assert json.loads(payload)["critical"]["identity"]["docker-reference"] == f"{server.host}/web"
     text = signed["annotations"]["dev.cosignproject.cosign/signature"]
     assert signer.public.verify(payload, base64.b64decode(text))
+
+
+def test_nothing_is_sent_where_an_image_is_not_proved_as_it_is_required(
+    server: RegistryServer, tmp_path: Path
+) -> None:
+    target = Registry(host=server.host, tags=("v1", "v2"))
+    signer, _ = keygen(tmp_path / "key", "ed25519")
+    signing = Signing(signers=(signer,))
+
+    def pushed(demand: Demand, shelf: Shelf) -> list[Pushed]:
+        return push(IMAGES, target, replace(ACCESS, builder=shelf, demand=demand), lambda _: None)
+
+    with pytest.raises(UnsignedError, match="2 images are not proved") as caught:
+        pushed(Demand(require=("signature",)), Shelf())
+    assert all(
+        f"{name} for docker://{server.host}/{name}:v1 is not signed" in caught.value.detail for name in IMAGES
+    )
+    with pytest.raises(DeniedError, match="2 images are not proved"):
+        pushed(Demand(require=("sbom",), signing=signing), Proved())
+    rule = '[[rule]]\nmatch = ["docker://*:v1"]\nkeys = ["us"]\nrequire = ["signature"]\n'
+    key = f'[[key]]\nname = "us"\nfile = "{tmp_path}/key.pub"\n'
+    (tmp_path / "policy.toml").write_text(f"format = 1\n{key}{rule}")
+    policy = load_policy(tmp_path / "policy.toml")
+    with pytest.raises(DeniedError):  # of one of its tags nobody says anything
+        pushed(Demand(policy=policy, signing=signing), Shelf())
+    assert server.calls == []
+    (tmp_path / "policy.toml").write_text(f"format = 1\n{key}{rule.replace(':v1', '')}")
+    check(pushed(Demand(policy=load_policy(tmp_path / "policy.toml"), signing=signing), Shelf()))
+    bill = Proved()
+    bill.kind = "https://spdx.dev/Document"
+    check(pushed(Demand(require=("sbom", "signature"), signing=signing), bill))
+    assert server.writes("manifests/")[-1] == "manifests/v2"
 
 
 def test_d17_an_image_that_fails_leaves_all_tags_as_they_were(
