@@ -88,9 +88,10 @@ def rebuild(asked: Asked, room: Room) -> Again:
         journal = stack.enter_context(open_journal(state, f"rebuild {spec.name} {spec.version}"))
         folder = journal.folder(state / "proving" / journal.ident)
         stack.callback(remove_tree, folder)
-        spec = rebuild_inputs.ready(spec, record, room, rebuild_inputs.Places(folder, asked.proto), told)
-        spec = dataclasses.replace(alike(spec, folder, "again"), output_dir=asked.into)
         network = stack.enter_context(contextlib.closing(NetworkNamespace()))
+        places = rebuild_inputs.Places(folder, asked.proto, network.prefix())
+        spec = rebuild_inputs.ready(spec, record, room, places, told)
+        spec = dataclasses.replace(alike(spec, folder, "again"), output_dir=asked.into)
         job = Job(
             name="again", spec=spec, pool=room.store.backend.uri, folder=folder,
             environ=dict(room.environ), prefix=network.prefix(),

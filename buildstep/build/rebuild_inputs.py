@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where inputs may be. scratch: a directory of this rebuild; proto: the proto directory that is given."""
+    """Where inputs may be. scratch: a directory of this rebuild; proto: the proto directory that is given;
+    prefix: of command lines, for a namespace without a network."""
 
     scratch: Path
     proto: Path | None
+    prefix: tuple[str, ...] = ()
 
 
 def ready(spec: BuildSpec, record: BuildRecord, room: Room, places: Places, told: Told) -> BuildSpec:
@@ -132,29 +135,42 @@ def _candidates(
         return
     yield os.fspath(spec.proto), spec.proto if spec.proto.is_dir() else None
     git = facts.get("git")
-    if isinstance(git, Mapping) and git.get("commit"):
+    # Anything else would be an option of git's.
+    if isinstance(git, Mapping) and _COMMIT.fullmatch(str(git.get("commit"))):
         tree = f"{git['commit']}:{git['path']}" if git.get("path") else str(git["commit"])
-        for top in dict.fromkeys((str(git["top"]), os.getcwd())):
+        for top in dict.fromkeys((str(git.get("top") or os.getcwd()), os.getcwd())):
             for umask in _UMASKS:
-                path = _checked_out(top, tree, umask, places.scratch)
+                path = _checked_out(top, tree, umask, places)
                 yield f"commit {git['commit']} of the repository at {top} (umask {umask})", path
                 if path is None:
                     break
 
 
+_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+"""The digest of a commit."""
+
 _UMASKS = ("0022", "0002", "0077")
 """Of whoever checks out: git knows only whether a file is a program, and its mode is made of this."""
 
 
-def _checked_out(top: str, tree: str, umask: str, scratch: Path) -> Path | None:
-    """Return a directory of a commit, put into a scratch directory; None where there is no such commit."""
+def _checked_out(top: str, tree: str, umask: str, places: Places) -> Path | None:
+    """Return a directory of a commit, put into a scratch directory; None where there is no such commit.
+
+    Git has no network, and runs none of the filters that the repository names.
+    """
     if not os.path.isdir(top):
         return None
-    into = scratch / f"commit-{len(list(scratch.glob('commit-*')))}"
+    into = places.scratch / f"commit-{len(list(places.scratch.glob('commit-*')))}"
     archive = into.with_suffix(".tar")
-    argv = [
-        "git", "-C", top, "-c", f"tar.umask={umask}", "archive", "--format=tar", f"--output={archive}", tree,
-    ]  # fmt: skip
+    git = [*places.prefix, "git", "-C", top]
+    argv = [*git, "config", "--null", "--name-only", "--get-regexp", r"^filter\."]
+    settings = [f"tar.umask={umask}"]
+    for name in {
+        name.rpartition(".")[0] for name in process.query(argv, ok=range(256)).stdout.split("\0") if name
+    }:
+        settings += [f"{name}.smudge=", f"{name}.process=", f"{name}.required=false"]
+    argv = [*git, *(word for text in settings for word in ("-c", text))]
+    argv += ["archive", "--format=tar", f"--output={archive}", tree]
     if process.query(argv, ok=range(256), timeout=600.0).status != 0:
         return None
     into.mkdir()

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from buildstep.errors import UsageError
+from buildstep.errors import SpecError, UsageError
 from buildstep.spec import restore
 from buildstep.spec.settings import SETTINGS
 from buildstep.spec.trust import Trust
@@ -29,6 +29,30 @@ def test_it_is_what_it_was(build: Load, name: str, place: str) -> None:
 
 
 def test_what_is_no_spec_is_refused() -> None:
-    for value in ({}, {"name": "a"}, {"name": "a", "owner": 5}, {"users": [5]}):
+    for value in ({}, {"name": "a"}, {"name": "a", "owner": {}}):
         with pytest.raises(UsageError, match="cannot read"):
             restore.of_json(value, "record")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_prefix", "../../evil"),
+        ("version", "../../evil"),
+        ("version", 5),
+        ("name", ""),
+        ("source_date_epoch", "x"),
+        ("owner", 5),
+        ("users", [5]),
+        ("run", [{"argv": 5}]),
+        ("secrets", {"../../x": {"file": "/etc/passwd"}}),
+        ("secrets", {"x": {"file": "/etc/passwd", "target": "/../x"}}),
+        ("timeouts", 5),
+        ("proto", 5),
+    ],
+)
+def test_what_no_manifest_may_have_no_record_may_either(build: Load, name: str, value: object) -> None:
+    given = json.loads(json.dumps(build().to_json())) | {name: value}
+    with pytest.raises(SpecError) as error:
+        restore.of_json(given, "record")
+    assert any(f"inputs.spec.{name}" in fault.where for fault in error.value.faults)
