@@ -232,6 +232,8 @@ class Database:
             TypeError,
             AttributeError,
             ArithmeticError,
+            RecursionError,
+            MemoryError,
             zlib.error,
         ) as error:
             raise NoDatabaseError(

@@ -95,7 +95,7 @@ def load(path: Path) -> tuple[Excepted, ...]:
             value = tomllib.loads(stream.read(_LARGEST).decode())
     except OSError as error:
         raise UsageError(f"cannot read the exceptions {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(str(path), [Fault(where="$", message=f"not TOML: {error}")]) from error
     faults: list[Fault] = []
     if value.get("format") != FORMAT:
@@ -114,7 +114,10 @@ def load(path: Path) -> tuple[Excepted, ...]:
     return tuple(row for row in found if row is not None)
 
 
-def _row(where: str, row: Mapping[str, Any], faults: list[Fault]) -> Excepted | None:
+def _row(where: str, row: Any, faults: list[Fault]) -> Excepted | None:
+    if not isinstance(row, Mapping):
+        faults.append(Fault(where=where, message="is no table", hint="write [[exception]]"))
+        return None
     before = len(faults)
     faults += [
         Fault(where=f"{where}.{name}", message="is not known", hint=f"one of {', '.join(sorted(_MEMBERS))}")
@@ -131,7 +134,7 @@ def _row(where: str, row: Mapping[str, Any], faults: list[Fault]) -> Excepted | 
             Fault(where=f"{where}.until", message="must be a date, such as 2027-06-30, without quotes")
         )
     justification = row.get("justification", "")
-    if justification and justification not in JUSTIFICATIONS:
+    if justification != "" and (not isinstance(justification, str) or justification not in JUSTIFICATIONS):
         hint = f"one of {', '.join(sorted(JUSTIFICATIONS))}"
         faults.append(Fault(where=f"{where}.justification", message="is none of OpenVEX", hint=hint))
     if len(faults) > before or not isinstance(until, date):

@@ -67,6 +67,8 @@ def fingerprint(
             if gate.max_age is not None and path.suffix == SUFFIX:
                 with Database(path) as database:
                     row.append(int((now - database.feed.updated) / DAY > gate.max_age))
+            elif gate.max_age is not None:
+                row.append(int(now / DAY))  # how old a download is, only who reads all of it knows
             found.append(row)
     today = datetime.fromtimestamp(now, UTC).date()
     with contextlib.suppress(BuildstepError, OSError):

@@ -33,6 +33,7 @@ def scan(inventory: Inventory, folder: Path, gate: Gate, *, now: float) -> Resul
         covered = [matter for matter in asked if any(matter.scope in one.scopes for one in known)]
         missing = _uncovered(inventory, covered)
         _demand(inventory, missing, [one.feed for one in known], folder, gate)
+        _demand_packages(inventory, gate)
         for matter, rows in _advisories(known, covered):
             found.look(matter, rows)
         scopes_here = {matter.scope for matter in covered}
@@ -43,6 +44,8 @@ def scan(inventory: Inventory, folder: Path, gate: Gate, *, now: float) -> Resul
         f"no database here knows of {plural(count, f'{kind} package')}: they were not looked at"
         for kind, count in sorted(missing.items())
     ]
+    if not covered:
+        notes.append("no package was looked up: whatever is in it, nothing is known of it")
     if found.strange:
         notes.append(f"versions that cannot be compared: {', '.join(sorted(found.strange))}")
     return Result(
@@ -104,6 +107,22 @@ def _demand(
         detail=f"what is there: {', '.join(feed.name for feed in feeds)}",
         hint=directory.HINT,
     )
+
+
+def _demand_packages(inventory: Inventory, gate: Gate) -> None:
+    """Raise NoDatabaseError for an image of a system of which no package is known, as its package database is
+    gone or cannot be read: that nothing is known of it is not all well."""
+    if gate.complete and not inventory.complete:
+        told, hint = f"not all packages of {inventory.name} are known", "do without --complete"
+    elif any(component.kind in scopes.SYSTEMS for component in inventory.components):
+        return
+    elif inventory.distro.id or not inventory.complete:
+        system = inventory.distro.name or inventory.distro.id or "the system"
+        told = f"no package of {system} in {inventory.name} is known, so none can be looked up"
+        hint = "keep the package database in the image, or scan the bill of materials of its build"
+    else:
+        return
+    raise NoDatabaseError(told, detail="\n".join(inventory.unknown), hint=hint)
 
 
 def demand_fresh(feeds: Sequence[Feed], gate: Gate, now: float) -> None:

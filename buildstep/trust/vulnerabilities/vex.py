@@ -24,27 +24,30 @@ from buildstep.trust.vulnerabilities.model import Found, Result
 CONTEXT: Final = "https://openvex.dev/ns/v0.2.0"
 _LARGEST = 64 << 20
 _STATUSES = frozenset({"not_affected", "affected", "fixed", "under_investigation"})
+_DENYING = frozenset({"not_affected", "fixed"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Product:
-    """A product of a statement. purls: of itself; parts: of its subcomponents; id: as it is written."""
+    """A product of a statement. purls: of itself; parts: of its subcomponents; id: as it is written;
+    whole: whether it has no subcomponents, as no other name than a package URL is understood of them."""
 
     id: str
     purls: tuple[PackageUrl, ...] = ()
     parts: tuple[PackageUrl, ...] = ()
+    whole: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """A statement. time: when it was made, in text that sorts; author: of its document."""
+    """A statement. time: when it was made, in seconds since 1970, 0 for no time; author: of its document."""
 
     names: frozenset[str]
     products: tuple[Product, ...]
     status: str
     justification: str
     reason: str
-    time: str
+    time: float
     author: str
 
 
@@ -83,7 +86,7 @@ def _said(document: Mapping[str, Any], row: Mapping[str, Any], number: int) -> S
         reason=str(
             row.get("impact_statement") or row.get("status_notes") or row.get("action_statement") or ""
         ),
-        time=str(row.get("last_updated") or row.get("timestamp") or document.get("timestamp") or ""),
+        time=_seconds(row.get("last_updated") or row.get("timestamp") or document.get("timestamp")),
         author=str(document.get("author") or "somebody"),
     )
 
@@ -91,9 +94,22 @@ def _said(document: Mapping[str, Any], row: Mapping[str, Any], number: int) -> S
 def _product(row: object) -> Product:
     if isinstance(row, str):
         row = {"@id": row}
-    assert isinstance(row, Mapping)
-    parts = [purl for part in row.get("subcomponents") or () for purl in _purls(part)]
-    return Product(id=str(row.get("@id", "")), purls=tuple(_purls(row)), parts=tuple(parts))
+    if not isinstance(row, Mapping):
+        raise TypeError("a product is no object")
+    named = row.get("subcomponents") or ()
+    parts = [purl for part in named for purl in _purls(part)]
+    ident = str(row.get("@id", ""))
+    return Product(id=ident, purls=tuple(_purls(row)), parts=tuple(parts), whole=not named)
+
+
+def _seconds(text: object) -> float:
+    try:
+        found = datetime.fromisoformat(text) if isinstance(text, str) else None
+        if found is None:
+            return 0.0
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _purls(row: object) -> Iterator[PackageUrl]:
@@ -115,8 +131,9 @@ def applied(result: Result, statements: Sequence[Said]) -> Result:
         fitting = [
             said for said in statements if said.names & found.advisory.names and _about(said, result, found)
         ]
-        said = max(fitting, key=lambda one: one.time, default=None)
-        if said is None or said.status not in ("not_affected", "fixed"):
+        # Of two of one time, the one that denies nothing.
+        said = max(fitting, key=lambda one: (one.time, one.status not in _DENYING), default=None)
+        if said is None or said.status not in _DENYING:
             rows.append(found)
             continue
         rows.append(
@@ -146,7 +163,7 @@ def _about(said: Said, result: Result, found: Found) -> bool:
         if any(given.fits(purl) for given in product.purls for purl in here):
             return True
         if _is_image(product, result) and (
-            not product.parts or any(given.fits(purl) for given in product.parts for purl in here)
+            product.whole or any(given.fits(purl) for given in product.parts for purl in here)
         ):
             return True
     return False
@@ -154,7 +171,8 @@ def _about(said: Said, result: Result, found: Found) -> bool:
 
 def _is_image(product: Product, result: Result) -> bool:
     """Tell whether a product is the image: by its digest wherever it lies, or else by its name."""
-    digests = set(result.digests.values()) | {f"sha256:{value}" for value in result.digests.values()}
+    values = [value for value in result.digests.values() if value]
+    digests = {*values, *(f"sha256:{value}" for value in values)}
     last = result.name.rpartition("/")[2].lower()
     for purl in product.purls:
         if purl.type == "oci" and purl.name == last and (not purl.version or purl.version in digests):

@@ -51,10 +51,22 @@ def _expanded(data: bytes, limit: int) -> bytes:
         return b""
 
 
-def _rows(path: Path, reading: Reading) -> Iterator[Row]:
-    text = _expanded(path.read_bytes(), _LARGEST)
+def _whole(path: Path) -> bytes:
+    """Return all of the text. Raises UsageError for a file that is cut off, damaged, or a bomb."""
+    stream = zlib.decompressobj()
+    try:
+        text = stream.decompress(path.read_bytes(), _LARGEST)
+    except zlib.error as error:
+        raise UsageError(f"{path} is damaged: {error}", hint="download it anew") from error
     if len(text) >= _LARGEST:
         raise UsageError(f"{path} expands to too much")
+    if not stream.eof:
+        raise UsageError(f"{path} is cut off", hint="download it anew")
+    return text
+
+
+def _rows(path: Path, reading: Reading) -> Iterator[Row]:
+    text = _whole(path)
     lines = iter(text.decode(errors="replace").split("\n"))
     try:
         if next(lines) != "VERSION 1":
@@ -71,8 +83,12 @@ def _rows(path: Path, reading: Reading) -> Iterator[Row]:
             problem, description = problems[int(number)]
             advisory = _advisory(problem, description, flags, unstable, others.split())
             yield Row(of_release(path.name), source, advisory)
+        next(lines)  # of the source packages; a list that was cut off ends before
     except (ValueError, IndexError, StopIteration) as error:
-        raise UsageError(f"{path} is no list of debsecan: {error}", hint="download it anew") from None
+        raise UsageError(
+            f"{path} is no whole list of debsecan{f': {error}' if str(error) else ''}",
+            hint="download it anew",
+        ) from None
 
 
 def _advisory(problem: str, description: str, flags: str, unstable: str, others: list[str]) -> Advisory:

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,18 @@ def test_the_lists_of_debsecan_are_of_the_release_that_names_them(tmp_path: Path
     assert row.unaffected == ("3.0.14-1~deb12u1", "3.0.15-1~deb12u1")
     with pytest.raises(UsageError, match="its name is none"):
         read(downloads.debsecan(tmp_path / "some-list"))
+    whole = zlib.decompress((tmp_path / "bookworm").read_bytes()).decode()
+    packages = whole[: whole.rindex("\n\n") + 1]
+    for cut in (packages, packages[: packages.index("openssl,") + 4]):
+        with pytest.raises(UsageError, match="is no whole list"):
+            read(downloads.debsecan(tmp_path / "bookworm", cut))
+    packed = zlib.compressobj()
+    (tmp_path / "bookworm").write_bytes(packed.compress(whole.encode()) + packed.flush(zlib.Z_SYNC_FLUSH))
+    with pytest.raises(UsageError, match="is cut off"):
+        read(tmp_path / "bookworm")
+    (tmp_path / "bookworm").write_bytes(zlib.compress(whole.encode())[:-1] + b"\0")
+    with pytest.raises(UsageError, match="is damaged"):
+        read(tmp_path / "bookworm")
 
 
 BAD_TRACKERS = {

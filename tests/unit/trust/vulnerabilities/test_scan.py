@@ -217,6 +217,22 @@ def test_no_database_and_none_for_this_system_are_no_success(db: Path, tmp_path:
         scanned(npm, db, complete=True)
 
 
+def test_an_image_of_which_no_package_is_known_is_no_success(db: Path) -> None:
+    for known in (
+        image(),
+        image(Component(kind="pypi", name="django", version="4.0")),
+        image(distro=Distro(), unknown=("RPM's database is in the form of Berkeley DB",), complete=False),
+    ):
+        with pytest.raises(NoDatabaseError, match="is known, so none can be looked up"):
+            scanned(known, db)
+    assert "no package was looked up" in scanned(image(distro=Distro()), db).notes[0]
+    damaged = image(ZLIB, unknown=("a package has no name",), complete=False)
+    assert scanned(damaged, db).notes == ("a package has no name",)
+    with pytest.raises(NoDatabaseError, match="not all packages of web are known") as raised:
+        scanned(damaged, db, complete=True)
+    assert raised.value.detail == "a package has no name"
+
+
 def test_a_database_that_is_too_old_fails_where_asked(tmp_path: Path) -> None:
     path = downloads.tracker(tmp_path / "debian.json")
     for age, ok in ((9, True), (11, False), (-3, False)):
@@ -381,9 +397,17 @@ def test_every_fault_of_a_file_of_exceptions_is_told(tmp_path: Path) -> None:
         "$.exception[0].id", "$.exception[0].justification", "$.exception[0].package", "$.exception[0].reason",
         "$.exception[0].until", "$.exception[0].who", "$.format", "$.x",
     ]  # fmt: skip
-    path.write_text("= no")
-    with pytest.raises(SpecError, match="1 fault"):
-        exceptions.load(path)
+    row = '[[exception]]\nid = "a"\npackage = "b"\nreason = "c"\nuntil = 2099-01-01\n'
+    for text in (
+        "= no",
+        "format = 1\nexception = [1]",
+        f"format = 1\n{row}justification = [1]",
+        f"format = 1\n{row}justification = false",
+        "a = " + "[" * 100_000,
+    ):
+        path.write_text(text)
+        with pytest.raises(SpecError, match="1 fault"):
+            exceptions.load(path)
     with pytest.raises(UsageError, match="cannot read"):
         exceptions.load(tmp_path / "nothing")
 
@@ -402,6 +426,10 @@ def test_what_an_answer_depends_on_changes_with_days_and_databases(db: Path, tmp
     assert first != at(1), "an exception has ended"
     assert at(0, max_age=30) != at(100, max_age=30), "the databases are too old"
     assert at(0) == at(100), "nobody asked for their age"
+    downloads.tracker(db / "debian.json")
+    os.utime(db / "debian.json", (NOW, NOW))
+    assert at(0, max_age=30) != at(29, max_age=30), "of a download, its age is not known without reading it"
+    (db / "debian.json").unlink()
     os.utime(db / "pkgsrc.vulndb", (NOW + 1, NOW + 1))
     assert first != at(-1.5), "there is another database"
     file.unlink()
@@ -443,6 +471,8 @@ OTHERS = {
     "another image": {"@id": "pkg:oci/web@sha256:" + "cd" * 32},
     "another package of it": {"@id": "pkg:oci/web", "subcomponents": [{"@id": "pkg:deb/debian/zlib1g"}]},
     "no package URL": {"@id": "openssl"},
+    "a part of it without a package URL": {"@id": "pkg:oci/web", "subcomponents": [{"@id": "minizip"}]},
+    "nothing": {"@id": ""},
 }
 
 
@@ -466,6 +496,11 @@ def test_the_latest_statement_counts(db: Path, tmp_path: Path) -> None:
         vexed(db, tmp_path, later, statement("fixed", product, timestamp="2026-11-03T00:00:00Z")).ruling
         == "fixed"
     )
+    before = statement("affected", product, timestamp="2026-11-01T01:00:00+02:00", action_statement="update")
+    assert vexed(db, tmp_path, before, statement("not_affected", product)).ruling == "not_affected"
+    at_once = statement("affected", product, action_statement="update")
+    assert vexed(db, tmp_path, statement("not_affected", product), at_once).ruling == ""
+    assert vexed(db, tmp_path, statement("fixed", {"@id": "pkg:oci/x"}), digests={"oci": ""}).ruling == ""
 
 
 @pytest.mark.parametrize(
@@ -474,6 +509,7 @@ def test_the_latest_statement_counts(db: Path, tmp_path: Path) -> None:
      '{"@context": "https://openvex.dev/ns", "statements": [{"vulnerability": {"name": "C"}, "status": "fine"}]}',
      '{"@context": "https://openvex.dev/ns", "statements": [{"vulnerability": {"name": "C"}, "status": "not_affected"}]}',
      '{"@context": "https://openvex.dev/ns", "statements": [{"vulnerability": 7, "status": "fixed"}]}',
+     '{"@context": "https://openvex.dev/ns", "statements": [{"vulnerability": "C", "status": "fixed", "products": [7]}]}',
      '{"@context": "https://openvex.dev/ns", "statements": [7]}'],
 )  # fmt: skip
 def test_what_is_no_vex_is_refused(tmp_path: Path, text: str) -> None:
