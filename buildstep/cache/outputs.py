@@ -183,15 +183,25 @@ def touch(state: Path, key: str) -> None:
 
 
 def restamp(state: Path, path: Path, before: list[int]) -> None:
-    """Keep an entry valid although we changed one of its files, such as a record. before: its old stamp."""
+    """Keep an entry valid although we changed one of its files, such as a record, or one that goes beside
+    them (`trust` of what was told). before: its old stamp."""
     name = os.fspath(path.absolute())
     for note in (state / "artifacts").glob("*.json"):
         entry = records.find(_Entry, note, FORMAT)
         rows = {} if entry is None else entry.places
         changed = {
-            place: {**row, "files": {**row["files"], name: stamp(path)}}
-            for place, row in rows.items()
-            if row["files"].get(name) == before
+            place: new for place, row in rows.items() if (new := _restamped(row, name, before, stamp(path)))
         }
         if changed:
             _Entry({**rows, **changed}).save(note)
+
+
+def _restamped(row: Mapping[str, Any], name: str, before: list[int], now: list[int]) -> dict[str, Any]:
+    """Return the row of a place with the new stamp of a file; nothing where it has no such file."""
+    if row["files"].get(name) == before:
+        return {**row, "files": {**row["files"], name: now}}
+    beside = row["told"].get("trust", {})
+    if beside.get("files", {}).get(name) != before:
+        return {}
+    trust = {**beside, "files": {**beside["files"], name: now}}
+    return {**row, "told": {**row["told"], "trust": trust}}

@@ -103,12 +103,14 @@ def _record_at(path: Path) -> BuildRecord:
 
 
 def _as_built(path: Path, stack: contextlib.ExitStack, targets: int) -> Path:
-    """Return the record as the build wrote it, without the places where its image was published.
+    """Return the record without the places where its image was published, and what it says of the files that
+    prove it: these come later and change, and what is published does not.
 
     The record itself gets another such place after each target.
     """
     record = read_json(path)
-    if record.pop("published", None) is None and targets == 1:
+    later = [record.pop(key, None) for key in ("published", "trust")]
+    if not any(later) and targets == 1:
         return path
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-"))
     copy = Path(directory) / path.name

@@ -254,3 +254,15 @@ def _remove_unless_locked(path: Path) -> None:
     with try_lock(path, create=False) as abandoned:
         if abandoned:
             path.unlink(missing_ok=True)
+
+
+def state_of(uri: str) -> Path | None:
+    """Return the state of a pool of this layout without opening it, as its trees do not matter; None where
+    there is none of ours."""
+    location = uri.partition(":")[2]
+    path = Path(location).absolute()
+    with contextlib.suppress(OSError, ValueError, KeyError, DatasetError):
+        privacy.refuse_foreign(path, uri)
+        if location and _read_mark(path / MARK)["format"] == FORMAT:
+            return path / "state"
+    return None

@@ -2,13 +2,13 @@
 
 What is there stays: a second key adds its signatures to those of the first, and a key that has signed already
 adds nothing. An artifact that is not what its build record says is not signed. Each file appears complete in
-place of the old one, so that what a killed run has not done is done by the next one.
+place of the old one, the record last, so that what a killed run has not done is done by the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from buildstep.formats.oci.spec import REF_NAME
 from buildstep.pool.stale import output_lock, sweep_outputs
 from buildstep.report.parse import load
 from buildstep.report.record import BuildRecord, verify
-from buildstep.system.files import atomic_write
+from buildstep.system.files import atomic_write, stamp
 from buildstep.system.locks import lock
 from buildstep.trust import sidecars
 from buildstep.trust.keys.interface import Signer
+from buildstep.trust.recorded import renewed
 from buildstep.trust.sidecars import SIGNATURES, STATEMENTS, sidecar, signature_file, signed_file, stem_of
 from buildstep.trust.signatures import lines
 from buildstep.trust.signatures.content import content_of
@@ -63,12 +64,21 @@ class _Target:
     record: BuildRecord | None = None
 
 
-def sign(path: Path, signers: Sequence[Signer]) -> list[Report]:
-    """Sign an image file or any other, a build (its record or manifest), or all builds of a directory.
+Changed = Callable[[BuildRecord, Path, list[int]], None]
+"""Is told of each file of a build that was changed, with the stamp it had before; the build is locked."""
+
+
+def _nobody(_record: BuildRecord, _path: Path, _before: list[int]) -> None:
+    pass
+
+
+def sign(path: Path, signers: Sequence[Signer], changed: Changed = _nobody) -> list[Report]:
+    """Sign an image file or any other, a build (its record or manifest), or all builds of a directory. The
+    record of a build then has the digests of what is beside its image now.
 
     Raises UsageError, SigningError; then nothing of the build that it is about was written.
     """
-    return [_signed(target, signers) for target in _targets(path)]
+    return [_signed(target, signers, changed) for target in _targets(path)]
 
 
 # -- what there is to sign
@@ -125,7 +135,7 @@ def _of_artifact(path: Path) -> _Target:
 # -- signing
 
 
-def _signed(target: _Target, signers: Sequence[Signer]) -> Report:
+def _signed(target: _Target, signers: Sequence[Signer], changed: Changed) -> Report:
     report = Report(target.stem, [path for path, _ in target.artifacts])
     guard = output_lock(target.stem)
     try:
@@ -135,8 +145,7 @@ def _signed(target: _Target, signers: Sequence[Signer]) -> Report:
                 subjects = _subjects(target)
                 files = _signatures(target, subjects.all, signers, report)
                 files |= _statements(target, subjects, signers, report)
-                for path, data in files.items():
-                    _write(path, data, report)
+                _written(target.record, files, signers, report, changed)
             finally:
                 guard.unlink(missing_ok=True)
     except OSError as error:
@@ -226,10 +235,28 @@ def _read(path: Path, limit: int) -> bytes | None:
     return data
 
 
-def _write(path: Path, data: bytes, report: Report) -> None:
-    """Write a file that is other than before. Raises OSError."""
-    if _read(path, max(LARGEST, len(data))) == data:
-        return
+def _written(
+    record: BuildRecord | None,
+    files: Mapping[Path, bytes],
+    signers: Sequence[Signer],
+    report: Report,
+    changed: Changed,
+) -> None:
+    """Write what is other than before, and then the record, where it has to tell it. Raises OSError."""
+    found = dict(files)
+    if record is not None and (new := renewed(record.path.read_bytes(), files, signers)) is not None:
+        found[record.path] = new
+    for path, data in found.items():
+        before = stamp(path) if path.exists() else []
+        if _write(path, data, report) and before and record is not None:
+            changed(record, path, before)
+
+
+def _write(path: Path, data: bytes, report: Report) -> bool:
+    """Write a file that is other than before; tell whether it was. Raises OSError."""
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
     with atomic_write(path, mode=0o644) as stream:
         stream.write(data)
     report.written.append(path)
+    return True

@@ -4,6 +4,7 @@ tampering, and we accept theirs."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -364,10 +365,24 @@ def test_signatures_of_a_build_and_of_a_second_key(keys: Path, tmp_path: Path) -
     first, second = key_of(keys, "ed25519"), key_of(keys, "ecdsa")
     names = ["hello-1.sig", "hello-1.tar.zst.sig"]
     assert build("out") == dict.fromkeys(names, (first.fingerprint,))
-    done = run(*argv, "sign", "out", "--key", keys / "ecdsa.key", cwd=tmp_path, environ=environ)
-    assert done.returncode == 0, done.stderr
+    for command in (["image", "publish", "out", "dir:site"], ["sign", "out", "--key", keys / "ecdsa.key"],
+                    ["image", "publish", "out", "dir:site"]):  # fmt: skip
+        done = run(*argv, *command, cwd=tmp_path, environ=environ)
+        assert done.returncode == 0, done.stderr
+    published = (tmp_path / "site/hello/1/hello-1.sig").read_bytes()
+    assert published == (tmp_path / "out/hello-1.sig").read_bytes()
+    signed = {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()
+    }
+    for row in json.loads((tmp_path / "out/hello-1.buildrecord.json").read_bytes())["trust"]["files"]:
+        assert hashlib.sha256((tmp_path / "out" / row["name"]).read_bytes()).hexdigest() == row["sha256"]
     both = dict.fromkeys(names, (first.fingerprint, second.fingerprint))
     assert build("out") == both
+    assert signed == {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()
+    }, "nothing is made again"
+    (tmp_path / "out/hello-1.minisig").unlink()
+    assert build("out") == both, "all of them are"
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     words[words.index("--sign-key") + 1] = str(keys / "rsa.key")
     assert build("elsewhere") == dict.fromkeys(names, (key_of(keys, "rsa").fingerprint,))

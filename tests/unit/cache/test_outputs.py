@@ -104,6 +104,23 @@ def test_an_output_that_we_changed_stays_valid(state: Path, files: list[Path]) -
     assert outputs.find(state, key, PLACE) is None
 
 
+def test_a_file_beside_them_that_we_changed_is_known_as_it_is(state: Path, files: list[Path]) -> None:
+    beside = files[0].with_name("beside.sig")
+    beside.write_bytes(b"one")
+    told = {"trust": {"asked": "a", "files": {str(beside): stamp(beside), "/other": [1]}}}
+    outputs.save(state, INPUTS, PLACE, files, told)
+    before = stamp(beside)
+    beside.write_bytes(b"one and two")
+    outputs.restamp(state, beside, [1, 2, 3])
+    key = outputs.key_of(INPUTS)
+    assert (outputs.find(state, key, PLACE) or {})["trust"] == told["trust"]
+    outputs.restamp(state, beside, before)
+    assert (outputs.find(state, key, PLACE) or {})["trust"]["files"] == {
+        str(beside): stamp(beside),
+        "/other": [1],
+    }
+
+
 def test_a_note_is_one_document_with_a_format(state: Path, files: list[Path]) -> None:
     key = save(state, files)
     value = json.loads((state / "artifacts" / f"{key}.json").read_bytes())

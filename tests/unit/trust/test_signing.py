@@ -243,3 +243,43 @@ def test_what_others_signed_of_the_same_stays_in_a_new_file(key: Signer, second:
         second.fingerprint,
     )
     assert others_of(Content(b"other"), [key], both) == others_of(Content(DATA), [key], b"") == b""
+
+
+def test_the_record_has_the_digests_of_what_is_beside_it(tmp_path: Path, key: Signer, second: Signer) -> None:
+    record = built(tmp_path, "hello-1.oci.tar")
+    before = record.read_bytes()
+    sign(record, [key])
+    assert record.read_bytes() == before, "it names no such file"
+    statements = tmp_path / "hello-1.intoto.jsonl"
+    value = json.loads(before)
+    value["trust"] = {
+        "files": [{"name": statements.name, "size": 1, "sha256": "0" * 64}],
+        "keys": [key.fingerprint],
+    }
+    value["published"] = [{"target": "dir:site"}]
+    record.write_text(json.dumps(value))
+    told: list[tuple[str, int]] = []
+    sign(
+        record,
+        [second],
+        lambda row, path, was: told.append((path.name, len(was))) if row.version == "1" else None,
+    )
+    trust = json.loads(record.read_bytes())["trust"]
+    assert trust["keys"] == [key.fingerprint, second.fingerprint]
+    assert {row["name"] for row in trust["files"]} == {
+        f"hello-1.{it}" for it in ("intoto.jsonl", "sig", "sigstore.json", "minisig")
+    }
+    for row in trust["files"]:
+        data = (tmp_path / row["name"]).read_bytes()
+        assert (row["size"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    assert json.loads(record.read_bytes()) == {**value, "trust": trust}
+    assert [name for name, _ in told] == ["hello-1.sig", "hello-1.intoto.jsonl", record.name]
+    # What a run has not done that was killed before the record was written, the next one does.
+    stands = snapshot(tmp_path)
+    record.write_text(json.dumps(value))
+    (report,) = sign(record, [second])
+    assert [path.name for path in report.written] == [record.name]
+    assert {name: data for name, (data, _) in snapshot(tmp_path).items()} == {
+        name: data for name, (data, _) in stands.items()
+    }
+    assert sign(record, [second])[0].written == []
