@@ -83,7 +83,8 @@ class BuildState:
     those that are layers of the image, lowest first; layer_key: of the topmost, empty where what is there has
     no key. clean: entropy. snapshot: snapshot. check: unsearched, of whose files the texts are looked through
     when they are read for layers. emit: artifacts, and chunks, the layers that the proto
-    directory was cut into; proto_again walks that again, for the end.
+    directory was cut into; proto_again walks that again, for the end; sha1, of what was read besides the
+    blobs, by SHA-256.
     trust: signers, the keys that sign; sidecars, what goes beside the image.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
@@ -112,6 +113,7 @@ class BuildState:
     unsearched: Subject | None = None
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    sha1: dict[str, str] = field(default_factory=dict)
     proto_again: Callable[[], Differences] | None = None
     signers: tuple[Signer, ...] = ()
     sidecars: Sidecars | None = None

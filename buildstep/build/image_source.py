@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from buildstep.build import cache_inputs, layer_comments, run_rows
+from buildstep.build import cache_inputs, layer_comments, proved, run_rows
 from buildstep.build.clones import places_of
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.cache import kept_source
@@ -37,7 +37,8 @@ Place = Callable[[Entry], bytes]
 class ImageSource:
     """See `trust.inventory.model.Source`. tree: of the image; place: see there; origin_of: where a path of
     the list came from, where that is not kept; old: what was read of the last image, kept: of this one;
-    whole: whether all of it is kept."""
+    made: SHA-1 by SHA-256 of what the build read anyway; hashed: whether SHA-1s are wanted; whole: whether
+    all of it is kept."""
 
     tree: ImageTree
     place: Place
@@ -45,6 +46,8 @@ class ImageSource:
     bus: Bus
     old: KeptSource = field(default_factory=KeptSource)
     kept: KeptSource = field(default_factory=KeptSource)
+    made: tuple[Mapping[str, str], ...] = ()
+    hashed: bool = True
     whole: bool = True
     _entries: FileList | None = None
 
@@ -84,7 +87,7 @@ class ImageSource:
         return self._hashed(paths, self._sha256)
 
     def sha1(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
-        return self._hashed(paths, self._sha1)
+        return self._hashed(paths, self._sha1) if self.hashed else {}
 
     def origin(self, path: bytes) -> Origin:
         known = self.old.origins.get(path)
@@ -106,7 +109,8 @@ class ImageSource:
         return entry.sha256
 
     def _sha1(self, entry: Entry) -> str:
-        known = self.old.sha1.get(entry.sha256) or self.kept.sha1.get(entry.sha256)
+        rows = (self.old.sha1, self.kept.sha1, *self.made)
+        known = next((row[entry.sha256] for row in rows if entry.sha256 in row), "")
         found = known or self._digest(entry, "sha1")
         if entry.sha256:
             self.kept.sha1[entry.sha256] = found
@@ -160,10 +164,22 @@ def of_clone(context: BuildContext, state: BuildState, old: KeptSource) -> Image
     origins = Origins(context, state)
     # Which step brought a path may be another one now: that is not asked of the last build.
     contents = KeptSource(contents=old.contents, heads=old.heads, sha1=old.sha1)
-    return ImageSource(tree=tree, place=place, origin_of=origins.of, bus=context.bus, old=contents)
+    return ImageSource(
+        tree=tree,
+        place=place,
+        origin_of=origins.of,
+        bus=context.bus,
+        hashed=proved.hashed(context.spec),
+        old=contents,
+        made=_made(state),
+    )
 
 
-def of_update(context: BuildContext, old: KeptSource) -> ImageSource:
+def _made(state: BuildState) -> tuple[Mapping[str, str], ...]:
+    return (state.sha1,) if state.blobs is None else (state.sha1, state.blobs.sha1)
+
+
+def of_update(context: BuildContext, state: BuildState, old: KeptSource) -> ImageSource:
     """Return the source of a content update. old: what was read of the image that it was made from."""
     update = context.plan.update
     assert update is not None
@@ -182,14 +198,20 @@ def of_update(context: BuildContext, old: KeptSource) -> ImageSource:
     entries = {entry.path: entry for entry in map(parse, tree.lines)}
     prefix = b"root" if context.plan.image is not None and _zone(entries, context) else b""
     return ImageSource(
-        tree=ImageTree(entries, prefix), place=place, origin_of=origin_of, bus=context.bus, old=old
+        tree=ImageTree(entries, prefix),
+        place=place,
+        origin_of=origin_of,
+        bus=context.bus,
+        hashed=proved.hashed(context.spec),
+        old=old,
+        made=_made(state),
     )
 
 
 def of_kept(context: BuildContext, old: KeptSource, digest: str) -> ImageSource | None:
     """Return the source of an image that stands, of what was read when it was made; None where that was of
-    another one. digest: of its tree."""
-    lines = old.list_lines() if old.tree == digest else []
+    another one, or without all hashes that are wanted. digest: of its tree."""
+    lines = old.list_lines() if old.tree == digest and proved.enough(context.spec, old) else []
     if not lines:
         return None
     entries = {entry.path: entry for entry in map(parse, lines)}
@@ -199,6 +221,7 @@ def of_kept(context: BuildContext, old: KeptSource, digest: str) -> ImageSource 
         place=lambda _entry: b"",
         origin_of=lambda _path: Origin(),
         bus=context.bus,
+        hashed=proved.hashed(context.spec),
         old=old,
     )
 

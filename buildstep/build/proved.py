@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from buildstep.build import cache_inputs, vulnerabilities
 from buildstep.cache import kept_source
+from buildstep.cache.kept_source import KeptSource
 from buildstep.cache.outputs import stamp_of
 from buildstep.errors import SigningError
 from buildstep.spec.fields import to_data
@@ -33,6 +34,11 @@ def text(proof: Trust) -> str:
     )
     words += ["known vulnerabilities"] if proof.vulnerabilities is not None else []
     return ", ".join(words)
+
+
+def hashed(spec: BuildSpec) -> bool:
+    """Whether files that no package owns are wanted with their SHA-1, as only SPDX 2.3 has them."""
+    return "spdx" in spec.proof.sbom
 
 
 def asked(spec: BuildSpec) -> str:
@@ -105,7 +111,7 @@ def unproved(spec: BuildSpec, facts: Mapping[str, Any], state: Path) -> str:
     if not spec.proof.writes or not (wrong := problem(spec, facts)):
         return ""
     kept = kept_source.load(state, cache_inputs.outputs_slot(spec))
-    there = kept.tree == facts["tree_digest"] or readable(facts)
+    there = (enough(spec, kept) and kept.tree == facts["tree_digest"]) or readable(facts)
     return "" if there else f"to prove the image: {wrong}"
 
 
@@ -123,7 +129,13 @@ def unread(spec: BuildSpec, state: Path, build: str) -> bool:
     """Whether what is in the image of a build has to be read, and what was read of it is not kept."""
     if not spec.proof.writes:
         return False
-    return kept_source.load(state, cache_inputs.outputs_slot(spec)).build != build
+    kept = kept_source.load(state, cache_inputs.outputs_slot(spec))
+    return not enough(spec, kept) or kept.build != build
+
+
+def enough(spec: BuildSpec, kept: KeptSource) -> bool:
+    """Whether what was kept of an image has all hashes that are wanted now."""
+    return kept.hashed or not hashed(spec)
 
 
 def changed(context: BuildContext, state: BuildState) -> bool:

@@ -44,7 +44,7 @@ from buildstep.cache.blob_files import (
     record_path,
     remove,
 )
-from buildstep.cache.content_layer import FORMAT, ContentLayer, Making, NewFiles, NewLayer, write_new
+from buildstep.cache.content_layer import FORMAT, ContentLayer, Making, NewFiles, NewLayer, packed, write_new
 from buildstep.cache.layer_crew import LayerCrew, Wanted
 from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import ReusableChunks
@@ -99,6 +99,8 @@ class BlobStore:
         self._making = Making(folder=self.folder, codec=codec, style=style, fresh=fresh, chunks=self._chunks)
         self.clean: set[bytes] = set()
         """SHA-256 of the files that were read for layers and are clean, where somebody looks (`search`)."""
+        self.sha1: dict[str, str] = {}
+        """SHA-1 of the files that were read for layers, by SHA-256, where somebody wants it (`want_sha1`)."""
         self.saved = 0.0
         """Seconds that the layers found had taken to make."""
         private_dir(self.folder)
@@ -245,13 +247,15 @@ class BlobStore:
         if style.epoch is not None and all(entry.mtime // 10**9 <= style.epoch for entry in tree.values()):
             style = replace(style, epoch=None)
         layer, full = diff({}, tree), self._full(key, style)
-        job = LayerJob(root=root, changes=layer, codec=self._codec, style=style, bus=self._bus)
+        sha1 = dict[str, str]() if self._making.sha1 else None
+        job = LayerJob(root=root, changes=layer, codec=self._codec, style=style, bus=self._bus, sha1=sha1)
 
         def write() -> NewLayer:
             begin = time.monotonic()
             self._bus.count("layers_made")
             blob, _, file = write_new(job, self._new_files())
-            return NewLayer(blob=blob, key=full, file=file, parts=None, seconds=time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            return NewLayer(blob=blob, key=full, file=file, parts=None, seconds=seconds, sha1=packed(sha1))
 
         return self._for_key(full, comment, layer.entries, write)
 
@@ -289,6 +293,10 @@ class BlobStore:
         """Look through the files that are read for layers from now on, so that nobody has to read them again.
         clean: see `Making`."""
         self._making = replace(self._making, clean=clean)
+
+    def want_sha1(self, *, wanted: bool) -> None:
+        """Say whether files that are read for layers from now on are hashed by SHA-1 as well."""
+        self._making = replace(self._making, sha1=wanted)
 
     def for_contents(self, root: Path, wanted: Sequence[Wanted], tree: FileList) -> Iterator[Blob]:
         """Return the layers of these changes, each as `for_content` does; they are found or made from now on,
@@ -328,6 +336,8 @@ class BlobStore:
         """Give a layer that was just written its name and its record."""
         path = self.folder / name_of(new.key)
         self.clean.update(new.clean[at : at + 32] for at in range(0, len(new.clean), 32))
+        for at in range(0, len(new.sha1), 52):
+            self.sha1[new.sha1[at : at + 32].hex()] = new.sha1[at + 32 : at + 52].hex()
         blob = replace(new.blob, comment=comment, path=path)
         self._hold(new.file)  # the lock goes with the file
         with lock(names_lock(self.folder)):

@@ -10,7 +10,7 @@ import marshal
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,7 @@ FORMAT = 7
 class Making:
     """How the layers of a store are made. folder: where they are; fresh: use nothing that was there before;
     chunks: returns the chunks of the last build's layers; clean: tells of the content of a file that nothing
-    is in it that somebody looks for, None where nobody does."""
+    is in it that somebody looks for, None where nobody does; sha1: whether somebody wants that of files."""
 
     folder: Path
     codec: Codec
@@ -50,6 +50,7 @@ class Making:
     fresh: bool
     chunks: Callable[[], ReusableChunks]
     clean: Callable[[bytes], bool] | None = None
+    sha1: bool = False
 
 
 class Search:
@@ -119,7 +120,7 @@ class NewFiles:
 class NewLayer:
     """A layer that was written. key: of its content; file: where it is, without a name; parts: the record of
     its chunks, None where there is none; seconds: that it took; clean: SHA-256 of clean files (see `Making`),
-    in a row."""
+    in a row; sha1: of each file that was read its SHA-256 and its SHA-1, in a row."""
 
     blob: Blob
     key: str
@@ -127,6 +128,7 @@ class NewLayer:
     parts: Path | None
     seconds: float
     clean: bytes = b""
+    sha1: bytes = b""
 
 
 class ContentLayer:
@@ -171,13 +173,13 @@ class ContentLayer:
         begin = time.monotonic()
         bus.count("layers_made")
         chunks, style = self._making.chunks(), self._making.style
-        reuse = None
+        reuse, sha1 = None, dict[str, str]() if self._making.sha1 else None
         if self._lines and chunks:
-            reuse = LayerFromChunks(chunks, self._root, *self._all(), style=style)
+            reuse = LayerFromChunks(chunks, self._root, *self._all(), style=style, sha1=sha1)
         search = None if self._making.clean is None else Search(self._making.clean)
         job = LayerJob(
             root=self._root, changes=self._layer, codec=self._making.codec, style=style, bus=bus,
-            reuse=reuse, pieces=chunks.large, watch=search, workers=workers, told=told,
+            reuse=reuse, pieces=chunks.large, watch=search, workers=workers, told=told, sha1=sha1,
         )  # fmt: skip
         try:
             blob, stream, file = write_new(job, files)
@@ -195,7 +197,9 @@ class ContentLayer:
             parts = self._save_chunks(files, stream)
         seconds = time.monotonic() - begin
         clean = b"" if search is None else bytes.fromhex("".join([item.sha256 for item in search.found]))
-        return NewLayer(blob=blob, key=key, file=file, parts=parts, seconds=seconds, clean=clean)
+        return NewLayer(
+            blob=blob, key=key, file=file, parts=parts, seconds=seconds, clean=clean, sha1=packed(sha1)
+        )
 
     def _all(self) -> tuple[Sequence[Entry], list[bytes]]:
         """Return the entries, and what is removed as entries, with the line of each."""
@@ -237,6 +241,11 @@ class ContentLayer:
         # In version 2 equal values give equal bytes.
         data = marshal.dumps((FORMAT, self._making.codec.ident, style.sparse, self._layer.removed, rows), 2)
         return self._making.folder / f"{hashlib.sha256(data).hexdigest()}.shape"
+
+
+def packed(sha1: Mapping[str, str] | None) -> bytes:
+    """Return the SHA-1s of files by their SHA-256s as a NewLayer has them."""
+    return bytes.fromhex("".join([digest + other for digest, other in (sha1 or {}).items()]))
 
 
 def write_new(job: LayerJob, files: NewFiles) -> tuple[Blob, Stream, Path]:

@@ -30,8 +30,8 @@ _LARGEST = 64 << 20
 class KeptSource:
     """build: the id of the one that made the image; tree: the digest of the file list; lines: that list,
     compressed. By the SHA-256 of a file: contents, in full and compressed; heads, of each how much was asked
-    for and the first bytes; sha1. origins: of each path that was asked about the step and the number of the
-    layer, -1 for none."""
+    for and the first bytes; sha1, of those that were asked for. origins: of each path that was asked about
+    the step and the number of the layer, -1 for none. hashed: whether SHA-1s were asked for."""
 
     build: str = ""
     tree: str = ""
@@ -40,6 +40,7 @@ class KeptSource:
     heads: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     sha1: dict[str, str] = field(default_factory=dict)
     origins: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    hashed: bool = False
 
     def content(self, digest: str) -> bytes | None:
         """Return the content of a file; None where it is not kept, or not what it was."""
@@ -67,9 +68,9 @@ def save(state: Path, slot: str, source: KeptSource, lines: list[bytes]) -> None
     the file list. Raises OSError."""
     path = _path(state, slot)
     if sum(map(len, source.contents.values())) > _LARGEST:
-        path.unlink(missing_ok=True)
-        return
-    source.lines = zlib.compress(b"".join(lines), _LEVEL)
+        source = KeptSource(heads=source.heads, sha1=source.sha1)  # what is small, and of no image
+    else:
+        source.lines = zlib.compress(b"".join(lines), _LEVEL)
     private_dir(path.parent)
     with atomic_write(path, durable=False) as stream:
         for item in fields(source):

@@ -99,7 +99,8 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
             ]
             plan = _plan(job, sinks)
             with read_pass.job(job.bus, "write the image", (entry for entry, _ in plan)):
-                _fill(job, read_pass.read_pass(job.root, plan, job.bus, sparse=job.style.sparse))
+                sparse, sha1 = job.style.sparse, job.sha1
+                _fill(job, read_pass.read_pass(job.root, plan, job.bus, sparse=sparse, sha1=sha1))
             artifacts = [sink.finish() for sink in sinks]
             for sink in sinks:
                 if isinstance(sink, Joining):

@@ -198,7 +198,7 @@ class LayerFromChunks:
     """A layer that is to be written, and the chunks that it can have from earlier ones.
 
     entries: all of the layer, in order and hashed, what is removed among them (`emit.layer.with_whiteouts`);
-    lines: of each, as `layer_line` returns it.
+    lines: of each, as `layer_line` returns it; sha1: see `read_pass`.
     """
 
     def __init__(
@@ -209,8 +209,10 @@ class LayerFromChunks:
         lines: Sequence[bytes],
         *,
         style: ArchiveStyle,
+        sha1: dict[str, str] | None = None,
     ) -> None:
         self.entries = entries
+        self._sha1 = sha1
         self.read: list[int] = []
         """Sizes of the files that were read, in any thread, to make chunks."""
         self.large = chunks.large
@@ -289,6 +291,8 @@ class LayerFromChunks:
         extents = self._extents(entry)
         content = read_pass.content_of(self._root, entry)
         self.read.append(entry.size)
+        if self._sha1 is not None:
+            self._sha1[entry.sha256] = read_pass.sha1_of(content)
         if extents is not None:
             content = b"".join(content[offset : offset + length] for offset, length in extents)
         return header(entry, epoch=self._style.epoch, extents=extents), content, padding(len(content))

@@ -83,7 +83,7 @@ class EmitJob:
     dataset. target: for a format that records the image in a store. ref: the name that container engines are
     to give the image, None for NAME:VERSION. origin: where the image comes from, in the words that OCI has
     for it: `source`, `base.name`, `base.digest`. paranoid: hash what is taken from a cache again. main: the
-    format whose file the manifest describes.
+    format whose file the manifest describes. sha1: see `read_pass`.
     """
 
     tree: FileList
@@ -107,6 +107,7 @@ class EmitJob:
     origin: Mapping[str, str] = field(default_factory=dict)
     paranoid: bool = False
     main: str = ""
+    sha1: dict[str, str] | None = None
 
     def need_sha1(self, form: str) -> bool:
         """Tell whether anybody needs the SHA-1 of a format's file: the manifest of the image, of its own."""

@@ -38,7 +38,7 @@ class LayerJob:
     changes: its entries, sorted, the parents of each among them (`read_pass.with_parents`), and what is
     removed; their content is in `root`. reuse: the same entries, to be made from old chunks where possible.
     pieces: what is known of those of large files, which are then cut by their content; watch: another sink
-    for what is read; workers, told: see `ChunkWriter`.
+    for what is read; workers, told: see `ChunkWriter`; sha1: see `read_pass`.
     """
 
     root: Path
@@ -51,6 +51,7 @@ class LayerJob:
     watch: Sink | None = None
     workers: int | None = None
     told: Callable[[], None] | None = None
+    sha1: dict[str, str] | None = None
 
 
 def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
@@ -66,7 +67,7 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
         read = layer.from_chunks(reuse) if reuse else entries
         sinks = (layer,) if job.watch is None else (layer, job.watch)
         work = ((entry, sinks) for entry in read)
-        digests = read_pass.read_pass(job.root, work, job.bus, sparse=job.style.sparse)
+        digests = read_pass.read_pass(job.root, work, job.bus, sparse=job.style.sparse, sha1=job.sha1)
         stream = layer.close()
     if reuse is not None:
         job.bus.count("files_read", len(reuse.read))

@@ -61,14 +61,16 @@ def read_pass(
     bus: Bus,
     *,
     sparse: bool = False,
+    sha1: dict[str, str] | None = None,
 ) -> dict[bytes, str]:
     """Give each entry, in order, to its sinks; returns the hex SHA-256 of every file read, by path.
 
     sparse: tell sinks that know them of large holes; otherwise their zeros are data as any other.
+    sha1: is given the SHA-1 of each file by its SHA-256, both in hex; None where nobody wants it.
     Sockets are left out, with a note. Raises EmitError, naming the file, when one cannot be read, is not the
     file that was listed, changes while it is read, or does not have the SHA-256 of its entry.
     """
-    reader = _Reader(os.fsencode(root), sparse=sparse)
+    reader = _Reader(os.fsencode(root), sparse=sparse, sha1=sha1)
     with bus.counting(reader.counts):
         try:
             for entry, sinks in entries:
@@ -112,8 +114,9 @@ def _changed(entry: Entry, how: str) -> EmitError:
 
 
 class _Reader:
-    def __init__(self, root: bytes, *, sparse: bool) -> None:
+    def __init__(self, root: bytes, *, sparse: bool, sha1: dict[str, str] | None) -> None:
         self._root = root
+        self._sha1 = sha1
         self._sparse = sparse
         self._digests: dict[bytes, str] = {}
         self._late: list[tuple[Entry, ContentHash]] = []
@@ -135,7 +138,10 @@ class _Reader:
         chunk = _whole(self._root, entry)
         self.files += 1
         self.bytes += entry.size
-        self._known(entry, hashlib.sha256(chunk).hexdigest())
+        digest = hashlib.sha256(chunk).hexdigest()
+        self._known(entry, digest)
+        if self._sha1 is not None:
+            self._sha1[digest] = sha1_of(chunk)
         for sink in sinks:
             sink.begin(entry)
             if chunk:
@@ -160,7 +166,7 @@ class _Reader:
                 sink.begin_sparse(entry, extents)
             else:
                 sink.begin(entry)
-        hasher = ContentHash(entry.size)
+        hasher = ContentHash(entry.size, sha1=self._sha1 is not None)
         self._late.append((entry, hasher))
         position = 0
         for begin, length in _stored(fd, before) if extents is None else extents:
@@ -201,7 +207,10 @@ class _Reader:
 
     def _finish_last(self) -> None:
         entry, hasher = self._late.pop()
-        self._known(entry, hasher.finish())
+        digest = hasher.finish()
+        self._known(entry, digest)
+        if self._sha1 is not None:
+            self._sha1[digest] = hasher.sha1
 
     def finish(self) -> dict[bytes, str]:
         while self._late:
@@ -211,6 +220,11 @@ class _Reader:
     def abandon(self) -> None:
         for _, hasher in self._late:
             hasher.cancel()
+
+
+def sha1_of(content: bytes) -> str:
+    """Return the SHA-1 of a content in hex, which SPDX 2.3 demands of files."""
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def content_of(root: bytes, entry: Entry) -> bytes:

@@ -194,10 +194,12 @@ _THREADED = 4 * CHUNK
 
 
 class ContentHash:
-    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays. size: the file's."""
+    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays. size: the file's; sha1:
+    whether that is wanted as well."""
 
-    def __init__(self, size: int) -> None:
-        self._state = hashlib.sha256()
+    def __init__(self, size: int, *, sha1: bool = False) -> None:
+        names = ["sha256", "sha1"] if sha1 else ["sha256"]
+        self._states = [hashlib.new(name, usedforsecurity=False) for name in names]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if size >= _THREADED else None
         self._waiting: deque[Future[None]] = deque()
         self._cancelled = False
@@ -210,11 +212,15 @@ class ContentHash:
 
     def update(self, chunk: bytes | memoryview) -> None:
         if self._pool is None:
-            self._state.update(chunk)
+            self._update(chunk)
             return
-        self._waiting.append(self._pool.submit(self._state.update, chunk))
+        self._waiting.append(self._pool.submit(self._update, chunk))
         if len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
+
+    def _update(self, chunk: bytes | memoryview) -> None:
+        for state in self._states:
+            state.update(chunk)
 
     def zeros(self, count: int) -> None:
         if not count:
@@ -227,15 +233,20 @@ class ContentHash:
 
     def _zeros(self, count: int) -> None:
         while count > 0 and not self._cancelled:
-            self._state.update(ZEROS[:count] if count < CHUNK else ZEROS)
+            self._update(ZEROS[:count] if count < CHUNK else ZEROS)
             count -= CHUNK
+
+    @property
+    def sha1(self) -> str:
+        """The SHA-1, once it is finished, where it is wanted."""
+        return self._states[1].hexdigest()
 
     def finish(self) -> str:
         if self._pool is not None:
             for future in self._waiting:
                 future.result()
             self._pool.shutdown()
-        return self._state.hexdigest()
+        return self._states[0].hexdigest()
 
     def cancel(self) -> None:
         self._cancelled = True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import emit
-from buildstep.build import image_rules, layer_comments, proto_check
+from buildstep.build import image_rules, layer_comments, proto_check, proved
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot, TreeFacts
 from buildstep.build.manifest import timestamp
@@ -29,6 +29,7 @@ from buildstep.spec.fields import BuildSpec
 from buildstep.system.text import plural, size_text
 from buildstep.tree.diff import Changes
 from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.trust.inventory.listing import MOST_FILES
 
 
 def plan(facts: PlanFacts) -> Planned:
@@ -39,6 +40,8 @@ def plan(facts: PlanFacts) -> Planned:
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets artifacts; adds layers and chunks."""
     image_rules.search(state)
+    if state.blobs is not None:
+        state.blobs.want_sha1(wanted=_wants_sha1(context))
     coming = _update_layers(context, state) if context.plan.update else _split_top_layer(context, state)
     with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
         facts: list[Future[TreeFacts]] = []
@@ -127,11 +130,17 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         ref=spec.ref,
         origin=_origin(spec, state.image),
         paranoid=spec.paranoid,
+        sha1=state.sha1 if _wants_sha1(context) else None,
     )
     state.artifacts = emit.emit(job, spec.formats, context.outputs)
     proto_check.begin(context, state)
     context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
     spread_digests(snapshot.entries)
+
+
+def _wants_sha1(context: BuildContext) -> bool:
+    """Whether the bill has the SHA-1s of files: where there are too many, it does not list them."""
+    return proved.hashed(context.spec) and context.plan.proto.files <= MOST_FILES
 
 
 def _origin(spec: BuildSpec, image: ImageRecord) -> dict[str, str]:

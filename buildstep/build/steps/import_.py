@@ -12,6 +12,7 @@ from buildstep.build import (
     layer_comments,
     platforms,
     proto_conflicts,
+    proved,
     shared_layers,
 )
 from buildstep.build.context import BuildContext, BuildState, report_failure
@@ -127,6 +128,7 @@ def open_blobs(context: BuildContext) -> BlobStore:
         fresh=not spec.cache,
     )
     blobs.paranoid = spec.paranoid
+    blobs.want_sha1(wanted=proved.hashed(spec))
     return context.stack.enter_context(blobs)
 
 

@@ -33,7 +33,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         return
     old, update = image_source.load(context), context.plan.update
     if update is not None:
-        source = image_source.of_update(context, old)
+        source = image_source.of_update(context, state, old)
     else:
         source = image_source.of_clone(context, state, old)
     facts = state.snapshot.facts()
@@ -54,6 +54,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     if context.spec.cache:
         if source.whole:
             source.kept.tree, source.kept.build = facts.digest, context.journal.ident
+            source.kept.hashed = source.hashed
         kept_source.save(context.backend.state, image_source.slot(context.spec), source.kept, facts.lines)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from buildstep.trust.inventory.interface import Reading
+from buildstep.trust.inventory.listing import unlisted
 from buildstep.trust.inventory.model import Base, Component, Distro, Inventory, OwnFile, Source
 from buildstep.trust.inventory.os_release import distro_of
 
@@ -80,13 +82,16 @@ def _own_files(reading: Reading) -> tuple[OwnFile, ...]:
             path not in reading.owned or _OF_PACKAGES.isdisjoint(reading.source.origin(path).step.split(", "))
         )
     ]
-    known = {"sha256": reading.source.sha256(paths), "sha1": reading.source.sha1(paths)}
+    origins = {path: reading.source.origin(path) for path in paths}
+    whole = unlisted(Counter(origin.step for origin in origins.values()))
+    listed = [path for path in paths if origins[path].step not in whole]
+    known = {"sha256": reading.source.sha256(paths), "sha1": reading.source.sha1(listed)}
     return tuple(
         OwnFile(
             path=path,
             size=reading.entries[path].size,
             hashes={name: found[path] for name, found in known.items() if path in found},
-            origin=reading.source.origin(path),
+            origin=origins[path],
         )
         for path in paths
     )

@@ -70,13 +70,18 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFile:
-    """A file that no package owns. path: without a leading slash; hashes: SHA-256 of its content, and SHA-1,
-    which SPDX 2.3 demands of every file."""
+    """A file that no package owns. path: without a leading slash; hashes: SHA-256 of its content, and SHA-1
+    where it was asked for, which SPDX 2.3 demands of every file that is listed, and nothing else has."""
 
     path: bytes
     size: int
     hashes: Hashes
     origin: Origin = field(default_factory=Origin)
+
+    @property
+    def sha256(self) -> Hashes:
+        """The hash that every format has."""
+        return {name: value for name, value in self.hashes.items() if name == "sha256"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +154,8 @@ class Source(Protocol):
         ...
 
     def sha1(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
-        """Return the SHA-1 in hex of regular files: of those that no package owns."""
+        """Return the SHA-1 in hex of regular files: of those that no package owns, where a document lists
+        them; none where nobody wants it."""
         ...
 
     def origin(self, path: bytes) -> Origin:

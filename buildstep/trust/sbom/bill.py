@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from buildstep.trust.inventory.listing import unlisted
 from buildstep.trust.inventory.model import Component, Inventory, Origin, OwnFile
 from buildstep.trust.purl import image_purl, source_purl
 from buildstep.trust.sbom.licenses import Licenses
@@ -19,9 +20,6 @@ from buildstep.trust.sbom.licenses import Licenses
 TOOL = "buildstep"
 _NAMESPACE = uuid.UUID("c9e4a6a1-0a4e-5d57-8f3e-1f2b7d7c4b60")
 """Documents are named by UUIDs in here."""
-
-MOST_FILES = 20_000
-"""Files without an owner that a document lists one by one: some 12 MB of SPDX."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 _CPE = re.compile(r"cpe:2\.3:[aho](:([A-Za-z0-9._-]|\\[^\sA-Za-z0-9])+|:\*){10}")
@@ -86,7 +84,8 @@ class FileGroup:
 
     @property
     def verification_code(self) -> str:
-        """The package verification code of SPDX 2.3, 7.9: a SHA-1 over the sorted SHA-1s."""
+        """The package verification code of SPDX 2.3, 7.9: a SHA-1 over the sorted SHA-1s; only of files that
+        are listed."""
         ordered = sorted(file.hashes.get("sha1", "") for file in self.files)
         return hashlib.sha1("".join(ordered).encode(), usedforsecurity=False).hexdigest()
 
@@ -150,16 +149,11 @@ class Bill:
 
     @cached_property
     def groups(self) -> tuple[FileGroup, ...]:
-        """The files that no package owns, by the step that brought them. Of more than MOST_FILES those of the
-        step with the most are not listed: a document of 60 MB is read by nobody, and registries refuse it."""
+        """The files that no package owns, by the step that brought them."""
         steps: dict[str, list[OwnFile]] = {}
         for file in self.inventory.files:
             steps.setdefault(file.origin.step, []).append(file)
-        left, whole = len(self.inventory.files), set()
-        for step in sorted(steps, key=lambda step: (-len(steps[step]), step)):
-            if left > MOST_FILES:
-                whole.add(step)
-                left -= len(steps[step])
+        whole = unlisted({step: len(files) for step, files in steps.items()})
         return tuple(
             FileGroup(
                 step=step,

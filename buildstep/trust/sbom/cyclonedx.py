@@ -203,7 +203,7 @@ def _file(file: OwnFile) -> dict[str, Any]:
             "type": "file",
             "bom-ref": f"file:{name}",
             "name": f"/{name}",
-            "hashes": _hashes(file.hashes),
+            "hashes": _hashes(file.sha256),
             "properties": _properties(origin_properties(file.origin)),
         }
     )

@@ -1,7 +1,7 @@
 """SPDX 2.3 as JSON.
 
 Source: the SPDX specification, branch support/2.3, chapters 6 to 11, and its JSON schema. Packages say
-`filesAnalyzed: false`, but for those that stand for the files of a step: their files are listed, each with a
+`filesAnalyzed: false`, but for those that stand for the files of a step, where these are listed: each has a
 SHA-1, as clause 8.4 demands.
 """
 
@@ -171,12 +171,13 @@ def _source(source: SourcePackage) -> dict[str, Any]:
 def _group(group: FileGroup, bill: Bill) -> dict[str, Any]:
     """Return files of an image as a package; what they are is told by the image's name and version."""
     given = bill.inventory
+    code = {"packageVerificationCodeValue": group.verification_code} if group.listed else {}
     return without_empty(
         {
             **_common(group_id(group), group.title, given.version, "OTHER"),
             "supplier": actor(given.supplier),
-            "filesAnalyzed": True,
-            "packageVerificationCode": {"packageVerificationCodeValue": group.verification_code},
+            "filesAnalyzed": group.listed,
+            "packageVerificationCode": code,
             "comment": comment(group.properties),
         }
     )

@@ -207,18 +207,15 @@ class _Graph:
 
     def _group(self, group: FileGroup) -> dict[str, Any]:
         """Return files that are not listed one by one."""
-        code = {"type": "PackageVerificationCode", "algorithm": "sha1", "hashValue": group.verification_code}
         said = comment(group.properties)
-        return self._element(
-            "software_Package", spdx.group_id(group), name=group.title, verifiedUsing=[code], comment=said
-        )
+        return self._element("software_Package", spdx.group_id(group), name=group.title, comment=said)
 
     def _file(self, file: OwnFile) -> dict[str, Any]:
         return self._element(
             "software_File",
             spdx.file_id(file),
             name=f"./{text_of(file.path)}",
-            verifiedUsing=_hashes(file.hashes),
+            verifiedUsing=_hashes(file.sha256),
             comment=comment(origin_properties(file.origin)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import tarfile
@@ -14,9 +15,11 @@ import pytest
 
 from buildstep import cli
 from buildstep.build.deliver import BuildResult
+from buildstep.build.image_source import ImageSource
 from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError, SigningError
 from buildstep.events import Counted
+from buildstep.tree.entry import Entry
 from tests.unit.build.workshop import Workshop, make_workshop
 
 STATUS = """\
@@ -213,8 +216,100 @@ def test_what_was_read_of_the_last_image_is_not_read_again(workshop: Workshop) -
     assert counted(workshop, "trust_files_read") > 0
     (workshop.proto / "srv/page").write_text("another")
     build(workshop)
-    # The one that changed: of its SHA-1, and of what kind it is.
-    assert counted(workshop, "trust_files_read") <= 2
+    # The one that changed: of what kind it is.
+    assert counted(workshop, "trust_files_read") <= 1
+
+
+READ = ("files_read", "bytes_read", "bytes_hashed", "layers_made")
+
+
+def read(workshop: Workshop) -> dict[str, int]:
+    return {name: counted(workshop, name) for name in READ}
+
+
+@pytest.fixture
+def hashed_again(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The files that were read for nothing but a hash that the bill wants of them."""
+    found: list[bytes] = []
+    real = ImageSource._digest
+
+    def digest(self: ImageSource, entry: Entry, name: str) -> str:
+        found.append(entry.path)
+        return real(self, entry, name)
+
+    monkeypatch.setattr(ImageSource, "_digest", digest)
+    return found
+
+
+@pytest.mark.parametrize("formats", [["oci"], ["tar"], ["oci", "tar"]])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_no_file_is_read_once_more_for_its_hashes(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    hashed_again: list[bytes],
+    formats: list[str],
+    processes: int,
+) -> None:
+    """In a cold build, in one where nothing changed, and where a file did; in layers of worker processes."""
+    monkeypatch.setattr("buildstep.emit.split_layer.LAYER_TARGET", 60_000)
+    monkeypatch.setattr("buildstep.system.workers.count", lambda: processes)
+    for number in range(60):
+        (workshop.proto / f"srv/{number:03}").write_bytes(os.urandom(4096))
+    with open(workshop.proto / "srv/large", "wb") as stream:
+        stream.write(os.urandom(200_000))
+        stream.seek(6 << 20)
+        stream.write(b"end")
+    build(workshop, None, cache=False, formats=formats)
+    cold = read(workshop)
+    build(workshop, cache=False, formats=formats)
+    assert read(workshop) == cold
+    assert not hashed_again
+
+    bill = json.loads((workshop.out / "hello-1.0.0.spdx.json").read_bytes())
+    named = {file["fileName"]: file["checksums"] for file in bill["files"]}
+    for name in ("srv/large", "srv/017"):
+        (sha1,) = (row["checksumValue"] for row in named[f"./{name}"] if row["algorithm"] == "SHA1")
+        assert sha1 == hashlib.sha1((workshop.proto / name).read_bytes()).hexdigest()
+
+    build(workshop, formats=formats)
+    hashed_again.clear()  # of the layers that the first one has left
+    build(workshop, formats=formats)
+    assert read(workshop) == dict.fromkeys(READ, 0)
+    assert counted(workshop, "trust_files_read") == 0
+
+    (workshop.proto / "srv/017").write_bytes(os.urandom(4096))
+    build(workshop, formats=formats)
+    assert not hashed_again
+
+
+def test_nothing_is_hashed_of_files_that_are_not_listed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, hashed_again: list[bytes]
+) -> None:
+    monkeypatch.setattr("buildstep.trust.inventory.listing.MOST_FILES", 3)
+    monkeypatch.setattr("buildstep.build.steps.emit.MOST_FILES", 3)
+    for number in range(5):
+        (workshop.proto / f"srv/{number:03}").write_text(f"{number}")
+
+    def sha1(_content: bytes) -> str:
+        raise AssertionError("a file is hashed for the bill")
+
+    build(workshop, None)
+    monkeypatch.setattr("buildstep.emit.read_pass.sha1_of", sha1)
+    (workshop.proto / "srv/000").write_text("other")
+    build(workshop)
+    bill = json.loads((workshop.out / "hello-1.0.0.spdx.json").read_bytes())
+    assert not any("/srv/" in file["fileName"] for file in bill["files"])
+    (group,) = (row for row in bill["packages"] if row["name"].startswith("files of sync"))
+    assert (group["filesAnalyzed"], "packageVerificationCode" in group) == (False, False)
+    assert not any(path.startswith(b"srv/") for path in hashed_again)
+
+
+def test_hashes_that_were_not_asked_for_are_not_taken_for_kept(workshop: Workshop) -> None:
+    build(workshop, {"sbom": ["cyclonedx"]})
+    build(workshop, {"sbom": ["spdx"]})
+    there = (workshop.out / "hello-1.0.0.spdx.json").read_bytes()
+    build(workshop, {"sbom": ["spdx"]}, cache=False)
+    assert (workshop.out / "hello-1.0.0.spdx.json").read_bytes() == there
 
 
 def test_a_content_update_reads_only_what_is_new(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from buildstep.errors import UsageError
 from buildstep.trust import sbom
+from buildstep.trust.inventory import listing
 from buildstep.trust.inventory.model import Base, Inventory
-from buildstep.trust.sbom import bill
 from tests.unit.trust.inventories import EVERYTHING, LIBC, NGINX, WEB
 
 
@@ -86,7 +86,7 @@ def test_of_too_many_files_those_of_the_largest_step_are_one(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EVERYTHING has two files of sync and one of the base."""
-    monkeypatch.setattr(bill, "MOST_FILES", 2)
+    monkeypatch.setattr(listing, "MOST_FILES", 2)
     text = sbom.write(name, EVERYTHING).decode()
     rows = b"".join(
         f"{file.hashes['sha256']}  ".encode() + file.path + b"\n"
