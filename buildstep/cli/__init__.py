@@ -17,6 +17,7 @@ from buildstep import __version__
 from buildstep.cli.lazy_group import LazyGroup
 from buildstep.errors import BuildstepError, DatasetError, ExitCode, Interrupted
 from buildstep.system import standard_streams
+from buildstep.system.text import printable
 
 COMMANDS = {
     "build": ("buildstep.cli.build:command", "Build an image from a manifest and a proto directory."),
@@ -232,10 +233,15 @@ def _print_error(error: BuildstepError | Interrupted, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     click.secho("buildstep: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(error.message, err=True)
+    click.echo(_lines(error.message), err=True)
     if error.detail:
-        click.echo(error.detail.rstrip(), err=True)
+        click.echo(_lines(error.detail.rstrip()), err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(_lines(f"hint: {error.hint}"), err=True)
     for note in getattr(error, "__notes__", ()):
         click.echo(note, err=True)
+
+
+def _lines(text: str) -> str:
+    """Return what a person is shown of lines, in which names have words of others."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -16,6 +16,7 @@ from buildstep.errors import (
     WrongKeyError,
     WrongSubjectError,
 )
+from buildstep.system.text import printable
 
 
 class State(IntEnum):
@@ -40,6 +41,9 @@ class State(IntEnum):
         """The exit code for an artifact that fails at it."""
         return 0 if self is State.GOOD else int(self)
 
+
+_LONGEST: Final = 2000
+"""Characters of a line for people."""
 
 _WORDS: Final = {
     State.UNSIGNED: "unsigned",
@@ -122,16 +126,16 @@ class Report:
         """Yield the report for people. What is about other artifacts only tells something where nothing is
         about this one."""
         by = f", signed by {', '.join(self.signers)}" if self.signers and not self.code else ""
-        yield f"{self.name}: {self.verdict}{by}"
+        yield _line(f"{self.name}: {self.verdict}{by}")
         for row in self.rows:
             if row.state is State.WRONG_SUBJECT and not self.code:
                 continue
             # Whoever made what is good is proved; what another names is what it says.
             by = f" {'by' if row.key else 'said to be by'} {row.signer}" if row.signer else ""
             told = f": {row.text}" if row.text else ""
-            yield f"  {row.proof:15} {row.state.word:20} {row.where}{by}{told}"
+            yield _line(f"  {row.proof:15} {row.state.word:20} {row.where}{by}{told}")
         if self.exception:
-            yield f"  let through although: {'; '.join(self.reasons)}"
+            yield _line(f"  let through although: {'; '.join(self.reasons)}")
             yield f"  exception: {self.exception}"
 
     def to_json(self) -> dict[str, Any]:
@@ -145,10 +149,16 @@ class Report:
         """Return the failure that it is; None where it is none. what: it is, such as `the base image `."""
         if not self.code:
             return None
-        detail = [f"  {reason}" for reason in self.reasons[1:]] + [f"  policy: {self.policy}"]
+        detail = [_line(f"  {reason}") for reason in self.reasons[1:]] + [f"  policy: {self.policy}"]
         return _ERRORS[self.state](
-            f"{what}{self.name}: {self.reasons[0]}", detail="\n".join(detail), hint=_HINTS[self.state]
+            _line(f"{what}{self.name}: {self.reasons[0]}"), detail="\n".join(detail), hint=_HINTS[self.state]
         )
+
+
+def _line(text: str) -> str:
+    """Return a line as a person is shown it: whoever wrote what was found has chosen words of it."""
+    text = printable(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def worst(reports: Sequence[Report]) -> Report:
