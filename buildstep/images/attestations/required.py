@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from buildstep.errors import BuildstepError, DeniedError, SigningError, UnsignedError, UsageError
+from buildstep.errors import (
+    BuildstepError,
+    DeniedError,
+    SigningError,
+    UnsignedError,
+    UsageError,
+    WrongKeyError,
+)
 from buildstep.images.attestations.local import NOBODY, Signing
 from buildstep.system.text import plural
 from buildstep.trust import dsse
+from buildstep.trust.signatures import bundle, sshsig
+from buildstep.trust.signatures.content import content_of
 from buildstep.trust.statements import REQUIREMENTS, kind_of, statement
-from buildstep.trust.verify.evidence import Evidence
+from buildstep.trust.verify.evidence import Evidence, RawSignature
+from buildstep.trust.verify.statements import refused
 
 if TYPE_CHECKING:
     from buildstep.trust.policy import Policy
-
-_FAILED: Final = "FAILED"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,19 +85,25 @@ def _judged(evidence: Evidence, demand: Demand) -> BuildstepError | None:
 def _missing(evidence: Evidence, require: Sequence[str]) -> BuildstepError | None:
     """Return what is wrong, with all of it: that nobody has signed anything, sooner than that one thing is
     missing. None where nothing is."""
-    signed: dict[str, bool] = {"signature": True} if evidence.signatures else {}
+    if evidence.damage:
+        return WrongKeyError(f"{evidence.name}: {evidence.damage}", hint="build it again")
+    signed: dict[str, bool] = {}
+    for raw in evidence.signatures:
+        signed["signature"] = signed.get("signature", False) or _is_of_it(raw, evidence)
     failed = []
-    for raw in evidence.envelopes:
+    for line in evidence.envelopes:
         try:
-            envelope = dsse.parse(raw.data)
+            envelope = dsse.parse(line.data)
             stated = statement.parse(envelope.payload)
         except SigningError:
+            continue
+        if envelope.payload_type != statement.PAYLOAD_TYPE:
             continue
         kind = kind_of(stated.predicate_type)
         if kind is None or not any(stated.subject_of({"sha256": hexa}) for hexa in evidence.subjects):
             continue
         signed[kind.proves] = signed.get(kind.proves, False) or bool(envelope.signatures)
-        if kind.proves == "tests" and stated.predicate.get("result") == _FAILED:
+        if kind.proves == "tests" and refused(stated.predicate):
             failed.append(_tests(stated.predicate))
     lines = [f"{word}: nobody has stated it of this image" for word in require if word not in signed]
     lines += [f"{word}: nobody has signed it" for word in require if not signed.get(word, True)]
@@ -102,8 +117,22 @@ def _missing(evidence: Evidence, require: Sequence[str]) -> BuildstepError | Non
     return DeniedError(f"{evidence.name} is not what is required", detail="\n".join(lines), hint=hint)
 
 
+def _is_of_it(raw: RawSignature, evidence: Evidence) -> bool:
+    """Tell whether a signature says by itself that it is of a file's bytes: OpenSSH's has its key, a bundle
+    the digest. Of others only a key tells."""
+    if evidence.path is None:
+        return False
+    with contextlib.suppress(SigningError), content_of(evidence.path) as content:
+        if raw.kind == "sshsig":
+            return bool(sshsig.good_blocks(raw.data, content))
+        if raw.kind == "bundle":
+            found = bundle.parse(raw.data)
+            return bool(found.signature) and found.digest == content.sha256
+    return False
+
+
 def _tests(predicate: Mapping[str, Any]) -> str:
     names = predicate.get("failedTests")
     rows = [str(name) for name in names] if isinstance(names, list) else []
     more = f": {', '.join(rows[:5])}" if rows else ""
-    return f"{plural(len(rows), 'test')} failed{more}" if rows else "its tests failed"
+    return f"{plural(len(rows), 'test')} failed{more}" if rows else refused(predicate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,8 @@ from buildstep.trust.verify.report import State
 
 UNREADABLE: Final = "statement"
 """What is not known to prove anything, and could have proved whatever is required."""
+
+_FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 _PASSED: Final = ("PASSED", "WARNED")
 """What the result of tests may be (in-toto/attestation, test-result v0.1)."""
@@ -61,7 +64,7 @@ def _by_nobody(envelope: dsse.Envelope, keys: Sequence[TrustedKey], proof: str, 
             text = f"it says that {key.name} has signed it, which it has not: it was altered"
             return Found(proof=proof, where=where, state=State.WRONG_KEY, text=text, broken=True)
     text = "no key of the policy has signed it, or it was altered"
-    signer = next((keyid for keyid in keyids if keyid.startswith("SHA256:")), "")
+    signer = next((keyid for keyid in keyids if _FINGERPRINT.fullmatch(keyid)), "")
     return Found(proof=proof, where=where, state=State.WRONG_KEY, text=text, signer=signer)
 
 
@@ -72,7 +75,7 @@ def _by(key: TrustedKey, statement: Statement, proof: str, evidence: Evidence, w
         proof=proof, where=where, state=State.GOOD, key=key,
         time=_time_of(predicate) if proof == "provenance" else None,
         builder=_builder_of(predicate) if proof == "provenance" else "",
-        refused=_refused(predicate) if proof == "tests" else "",
+        refused=refused(predicate) if proof == "tests" else "",
     )  # fmt: skip
     if any(_means(subject, evidence) for subject in statement.subjects):
         return found.with_text(f"builder {found.builder}" if found.builder else "")
@@ -120,6 +123,7 @@ def _time_of(predicate: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _refused(predicate: Mapping[str, Any]) -> str:
+def refused(predicate: Mapping[str, Any]) -> str:
+    """Return why the result of tests does not count, empty where it does."""
     result = predicate.get("result")
     return "" if result in _PASSED else f"its tests have not passed: {result}"
