@@ -81,7 +81,7 @@ class TrustedKey:
         """Return why its signatures do not count at a time, empty if they do."""
         if now < self.since:
             return f"the key {self.name} does not count before {day_of(self.since)}"
-        if now > self.until:
+        if now >= self.until:
             return f"the key {self.name} has expired at the end of {day_of(self.until - 1)}"
         return ""
 
@@ -155,7 +155,10 @@ def of_keys(publics: Sequence[tuple[str, PublicKey]], require: Sequence[str] = (
 
 def matches(patterns: Sequence[str], names: Sequence[str]) -> bool:
     """Tell whether one of some patterns matches one of some names."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    plain = [
+        re.sub(r"[?[]", r"[\g<0>]", pattern) for pattern in patterns
+    ]  # of fnmatch's signs * alone counts
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in plain for name in names)
 
 
 def allows(patterns: Sequence[str], name: str) -> bool:

@@ -22,6 +22,7 @@ from buildstep.trust import dsse, sidecars
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.statements import STATEMENTS, statement
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
+from buildstep.trust.verify import bills
 from buildstep.trust.verify.evidence import RawEnvelope
 
 SIGNATURE: Final = STATEMENTS["signature"].predicate_types[0]
@@ -63,6 +64,8 @@ def papers_of(stem: Path, image: Descriptor) -> Papers:
             signed.append(envelope)
         else:
             others += 1
+    if wrong := bills.altered(stem, (item.data for item in signed)):
+        raise PublishError(wrong, hint="build again: it is made anew from the image")
     documents = []
     for path in beside(stem):
         kind = next((kind for end, kind in DOCUMENTS.items() if path.name.endswith(end)), "")

@@ -47,7 +47,8 @@ class Evidence:
     hello-1.0.0.oci.tar and hello-1.0.0, or docker://HOST/NAME:TAG and docker://HOST/NAME; digests: in hex, of
     what is there: "sha256" of a file's bytes, "oci" of an image's manifest or index, "platform" of the
     manifest that was chosen of an index; all of them were computed, none was read in evidence. path: the file
-    whose bytes are signed, None for what is in a registry; damage: what of it is not what its own digests
+    whose bytes are signed, None for what is in a registry; stem: what the names of the files beside it begin
+    with; damage: what of it is not what its own digests
     say, empty for nothing: then nothing can be proved of it; created: when the image says that it was made,
     in seconds since the epoch; source: what vouches for it in place of signatures, such as the keyring of
     Debian's archive, empty for nothing.
@@ -59,6 +60,7 @@ class Evidence:
     envelopes: tuple[RawEnvelope, ...] = ()
     signatures: tuple[RawSignature, ...] = ()
     path: Path | None = None
+    stem: Path | None = None
     damage: str = ""
     created: float | None = None
     source: str = ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,6 @@ from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import (
     INDEXES,
     OCI_CONFIG,
-    REF_NAME,
     Descriptor,
     descriptor,
     document,
@@ -51,17 +51,19 @@ def from_files(path: Path, tag: str = "") -> Evidence:
         content = sidecars.signed_file(path)
         if path.is_dir() and content == path:
             raise UsageError(f"{path} is a directory, and no OCI layout")
+        _regular(content)
         found = _Image()
         digests = {"sha256": sha256_file(content)}
         if content != path or _is_tar(path):
             found = _image_in(path, tag)
         return Evidence(
             name=path.name,
-            names=_names(path, found.tag),
+            names=_names(path, tag),
             digests={**digests, **({"oci": found.digest} if found.digest else {})},
             envelopes=tuple(_envelopes(path)),
             signatures=tuple(_signatures(path)),
             path=content,
+            stem=sidecars.stem_of(path),
             damage=found.damage,
             created=found.created,
         )
@@ -106,7 +108,8 @@ def _recorded(record: Path) -> list[Path]:
 
 
 def _names(path: Path, tag: str) -> tuple[str, ...]:
-    """Return what a policy may know a file by."""
+    """Return what a policy may know a file by. tag: by which whoever asks named the image
+    in it. What an archive itself calls its image is nobody's word: it chooses no rule and no exception."""
     return tuple(
         dict.fromkeys((path.name, sidecars.stem_of(path).name, os.fspath(path), *([tag] if tag else [])))
     )
@@ -158,6 +161,7 @@ def _has_siblings(path: Path, kind: str) -> bool:
 def _read(path: Path, limit: int) -> bytes | None:
     """Return what a file beside an artifact holds, None where there is none. Raises UsageError, OSError."""
     try:
+        _regular(path)
         with path.open("rb") as stream:
             data = stream.read(limit + 1)
     except FileNotFoundError:
@@ -167,16 +171,21 @@ def _read(path: Path, limit: int) -> bytes | None:
     return data
 
 
+def _regular(path: Path) -> None:
+    """Raise UsageError for what is no file: a pipe has no end, and nobody writes to it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"{path} is no regular file, and is not read", hint="is it what its name says?")
+
+
 # -- the image in an OCI layout
 
 
 @dataclass(slots=True)
 class _Image:
-    """The image of a layout. digest: of its manifest or index, in hex; tag: its name in the layout; damage:
-    see `Evidence`; all empty for what is no layout."""
+    """The image of a layout. digest: of its manifest or index, in hex; damage: see `Evidence`; both empty for
+    what is no layout."""
 
     digest: str = ""
-    tag: str = ""
     damage: str = ""
     created: float | None = None
     seen: set[str] = field(default_factory=set)
@@ -208,7 +217,6 @@ def _image_in(path: Path, tag: str) -> _Image:
         return found
     if entry is not None:
         found.digest = entry.hex
-        found.tag = entry.annotations.get(REF_NAME, "")
     return found
 
 

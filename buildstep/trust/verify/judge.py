@@ -16,6 +16,7 @@ from typing import Final
 
 from buildstep.system.text import plural
 from buildstep.trust.policy import ARCHIVE, PINNED, Policy, Rule, TrustedKey, allows, day_of
+from buildstep.trust.verify import bills
 from buildstep.trust.verify.checks import check_all
 from buildstep.trust.verify.evidence import Evidence
 from buildstep.trust.verify.found import Found
@@ -49,6 +50,7 @@ def judge(evidence: Evidence, policy: Policy, now: float) -> Report:
     broken = [_Cause(state=State.WRONG_KEY, text=evidence.damage)] if evidence.damage else []
     if evidence.path is not None:  # in a registry, whoever may push may put anything beside it
         broken += [_Cause(state=it.state, text=f"{it.where}: {it.text}") for it in found if it.broken]
+        broken += [_Cause(state=State.WRONG_KEY, text=text) for text in _other_bills(evidence, judged)]
     causes = broken or sorted(causes, key=lambda cause: cause.state)
     report = Report(
         name=evidence.name, policy=policy.where, digests=dict(evidence.digests),
@@ -57,6 +59,15 @@ def judge(evidence: Evidence, policy: Policy, now: float) -> Report:
         reasons=tuple(dict.fromkeys(cause.text for cause in causes)),
     )  # fmt: skip
     return _excepted(report, evidence, policy, now) if causes and not broken else report
+
+
+def _other_bills(evidence: Evidence, judged: Sequence[Found]) -> list[str]:
+    """Return which bills of materials beside an artifact are not those that were signed."""
+    good = {it.where for it in judged if it.proof == "sbom" and it.state is State.GOOD}
+    if evidence.stem is None or not good:
+        return []
+    wrong = bills.altered(evidence.stem, (it.data for it in evidence.envelopes if it.where in good))
+    return [wrong] if wrong else []
 
 
 def _row(found: Found) -> Row:
@@ -72,7 +83,7 @@ def _excepted(report: Report, evidence: Evidence, policy: Policy, now: float) ->
     exception = policy.exception_for(evidence.names, evidence.subjects, now)
     if exception is None:
         return report
-    if now <= exception.until:
+    if now < exception.until:
         return replace(report, exception=f"{exception.reason} (until {day_of(exception.until - 1)})")
     over = (
         f"the exception for it ({exception.reason}) has expired at the end of {day_of(exception.until - 1)}"
@@ -168,10 +179,10 @@ def _too_old(evidence: Evidence, rule: Rule, judged: Sequence[Found], now: float
     the image itself, else by a signature that has a time in it."""
     if math.isinf(rule.max_age):
         return []
-    good = [found for found in judged if found.state is State.GOOD and found.time is not None]
-    stated = [found.time for found in good if found.proof == "provenance"]
-    others = [evidence.created, *(found.time for found in good)]
-    made = max((time for time in stated or others if time is not None), default=None)
+    good = [(it.proof, it.time) for it in judged if it.state is State.GOOD and it.time is not None]
+    stated = [time for proof, time in good if proof == "provenance"]
+    imaged = [evidence.created] if evidence.created is not None else []
+    made = max(stated or imaged or [time for _, time in good], default=None)
     if made is None:
         text = "nothing that is signed tells when it was made, and the policy wants to know"
         return [_Cause(state=State.DENIED, text=text)]

@@ -9,7 +9,7 @@ import pytest
 
 from buildstep.errors import SpecError, UsageError
 from buildstep.trust.keys.interface import Signer
-from buildstep.trust.policy import PROOFS, Policy, allows, load, of_keys, proofs
+from buildstep.trust.policy import PROOFS, Policy, allows, load, matches, of_keys, proofs
 from tests.unit.trust.verify import signed
 
 
@@ -166,3 +166,15 @@ def test_keys_alone_are_a_policy(key: Signer) -> None:
     assert found.with_threshold(1).rules[0].threshold == 1
     with pytest.raises(UsageError, match="2 keys cannot have signed it"):
         found.with_threshold(2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("hello-?", "hello-1", False), ("hello-[12]", "hello-1", False), ("hello-[12]", "hello-[12]", True),
+        ("docker://[::1]:5000/*", "docker://[::1]:5000/x", True), ("hello-*", "hello-\n", True),
+        ("hello", "hello\n", False),
+    ],
+)  # fmt: skip
+def test_a_star_is_the_only_sign_in_patterns(pattern: str, name: str, fits: bool) -> None:
+    assert matches([pattern], [name]) is fits

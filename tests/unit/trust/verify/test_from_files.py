@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def test_an_image_in_an_archive_whatever_its_name(tmp_path: Path, name: str) -> 
     path = packed(layout, name)
     found = from_files(path)
     assert found.digests == {"sha256": signed.sha256(path), "oci": signed.manifest_of(layout)}
-    assert "hello:1.0.0" in found.names
+    assert "hello:1.0.0" not in found.names  # whoever made the archive chose that
+    assert "hello:1.0.0" in from_files(path, "hello:1.0.0").names
     assert (found.damage, found.created) == ("", 1793491200.0)
 
 
@@ -180,3 +182,13 @@ def test_what_docker_load_reads_may_name_the_same_image(tmp_path: Path) -> None:
     row = {"Config": names[0], "RepoTags": ["hello:1.0.0"], "Layers": names[1:]}
     (layout / "manifest.json").write_text(json.dumps([row]))
     assert from_files(packed(layout, "hello-1.0.0.oci.tar")).damage == ""
+
+
+@pytest.mark.parametrize("name", ["hello-1.0.0.tar.gz", "hello-1.0.0.sig"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "hello-1.0.0.tar.gz"
+    if path.name != name:
+        signed.plain(tmp_path)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match=f"{name} is no regular file"):
+        from_files(path)

@@ -394,3 +394,36 @@ def test_the_report_is_one_object(tmp_path: Path, ours: Signer) -> None:
     assert (value["name"], value["verdict"], value["code"]) == (path.name, "verified", 0)
     assert value["checked"][0]["fingerprint"] == ours.fingerprint
     assert not math.isinf(value["code"])
+
+
+# -- borders
+
+
+def test_a_key_and_an_exception_end_with_their_last_day(tmp_path: Path, ours: Signer) -> None:
+    path = signed.plain(tmp_path)
+    waiver = Waiver(match=("*",), reason="later", until=NOW)
+    assert verdict(path, policy(signed.trusted(ours), waivers=(waiver,)), NOW - 1).code == 0
+    assert verdict(path, policy(signed.trusted(ours), waivers=(waiver,)), NOW).code == 33
+    signed.sign(path, ours)
+    until = policy(signed.trusted(ours, until=NOW))
+    assert (verdict(path, until, NOW - 1).code, verdict(path, until, NOW).code) == (0, 33)
+
+
+def test_an_archive_does_not_choose_its_rule_by_what_it_calls_its_image(tmp_path: Path, ours: Signer) -> None:
+    lax = policy(signed.trusted(ours), waivers=(Waiver(match=("hello:*",), reason="x", until=NOW * 2),))
+    layout = signed.oci(tmp_path, "other-1.oci", tag="hello:1.0.0")
+    assert verdict(layout, lax).code == 34
+
+
+def test_words_of_others_are_no_lines_of_the_report(tmp_path: Path, ours: Signer) -> None:
+    path = signed.plain(tmp_path)
+    evil = "\x1b]0;x\x07\nhello-1.0.0.tar.gz: verified"
+    line = json.loads(signed.envelope(signed.statement({"x": "a" * 64}), signed.key()))
+    line["signatures"][0]["keyid"] = f"SHA256:{evil}"
+    signed.state_lines(tmp_path / "hello-1.0.0", [json.dumps(line).encode()])
+    (tmp_path / "hello-1.0.0.sigstore.json").write_text(json.dumps({"mediaType": evil}))
+    found = verdict(path, by_keys(ours))
+    error = found.error()
+    assert error is not None
+    assert len(list(found.lines())) == 3
+    assert all(text.isprintable() for text in (*found.lines(), error.message))
