@@ -244,4 +244,4 @@ def _print_error(error: BuildstepError | Interrupted, *, debug: bool) -> None:
 
 def _lines(text: str) -> str:
     """Return what a person is shown of lines, in which names have words of others."""
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(printable(line) for line in text.split("\n"))  # `map` is a module here
