@@ -1,4 +1,4 @@
-"""`buildstep image copy`: an image with all that is said of it, from one registry or layout to another."""
+"""`buildstep image copy`: an image with all that is said of it, between registries, layouts and archives."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def command(session: Session, source: str, target: str, as_json: bool, **flags: 
     """Copy an image with its platforms, signatures, attestations and bills of materials.
 
     SOURCE: docker://HOST/NAME[:TAG|@DIGEST], or oci:PATH[:TAG], a layout or an archive of one; the files
-    beside an archive go along. TARGET: docker://HOST/NAME[:TAG], or oci:DIRECTORY[:TAG]; the tag is the
-    source's by default. What is there already is not sent again. What is judged is what is copied, by its
+    beside an archive go along. TARGET: docker://HOST/NAME[:TAG], oci:DIRECTORY[:TAG], or an archive,
+    oci-archive:FILE[:TAG] or FILE.oci.tar[:TAG]; the tag is the source's by default. What is there already is
+    not sent again; an archive has one image, and is written anew. What is judged is what is copied, by its
     digest.
     """
     from buildstep.images.copying import copy_image

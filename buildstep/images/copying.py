@@ -12,6 +12,7 @@ from buildstep.errors import ImageError, PublishError, UsageError
 from buildstep.events import Bus
 from buildstep.formats.oci.artifact import Artifact, described, parse
 from buildstep.formats.oci.layout import open_layout
+from buildstep.formats.oci.layout_archive import LayoutArchive
 from buildstep.formats.oci.layout_writer import LayoutWriter
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.attestations import required
@@ -30,7 +31,9 @@ from buildstep.images.publishers.bundle import PublishOptions
 from buildstep.images.publishers.registry import client_of, is_there
 from buildstep.net.http import Http
 from buildstep.net.registry import Reference
+from buildstep.pool.stale import output_lock, sweep_outputs
 from buildstep.system.digest import sha256_bytes
+from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
@@ -119,16 +122,19 @@ def _referrers(source: Source, destination: Destination, digest: str, done: Copi
 
 
 def copy_image(source: str, target: str, options: PublishOptions, bus: Bus, downloads: Path) -> Copied:
-    """Copy docker://HOST/NAME[:TAG|@DIGEST] or oci:PATH[:TAG] to docker://HOST/NAME[:TAG] or oci:DIR[:TAG].
+    """Copy docker://HOST/NAME[:TAG|@DIGEST] or oci:PATH[:TAG] to docker://HOST/NAME[:TAG], oci:DIR[:TAG] or
+    oci-archive:FILE[:TAG].
 
     options: `demand` is judged before anything is sent; its keys sign nothing here. The tag is the source's
     by default. downloads: of a pool, for what comes from a registry; another try goes on with what a broken
     copy left there, and `image gc` removes it. Raises PublishError, UsageError for what is neither,
     UnsignedError and its siblings.
     """
-    if not target.startswith(("docker:", "oci:")):
+    archive = _archive_named(target)
+    if not archive and not target.startswith(("docker:", "oci:")):
         raise UsageError(
-            f"no image can be copied to {target!r}", hint="docker://HOST/NAME:TAG, or oci:DIR:TAG"
+            f"no image can be copied to {target!r}",
+            hint="docker://HOST/NAME:TAG, oci:DIR:TAG or oci-archive:FILE:TAG",
         )
     scratch = downloads / sha256_bytes(f"copy {source} {target}".encode(errors="surrogateescape"))[:32]
     guard = downloads / f"{scratch.name}.lock"
@@ -141,6 +147,8 @@ def copy_image(source: str, target: str, options: PublishOptions, bus: Bus, down
             found = _found(source, options, http, bus, scratch)
             if target.startswith("docker:"):
                 done = _to_registry(found, target, options, http, bus)
+            elif archive:
+                done = _to_archive(found, archive, scratch / "layout", replacing=options.replace)
             else:
                 done = _to_layout(found, target, replacing=options.replace)
             remove_tree(scratch)
@@ -174,7 +182,7 @@ def _found(text: str, options: PublishOptions, http: Http, bus: Bus, scratch: Pa
             client = client_of(replace(ref, digest=f"sha256:{evidence.digests['oci']}"), http, options)
         source = RegistrySource(client, scratch)
         return _Found(source=source, entry=source.top(), papers=Papers(), tag=ref.tag, ref=ref)
-    path, tag = _split(text.removeprefix("oci:"))
+    path, tag = _split(text.removeprefix("oci:").removeprefix("oci-archive:"))
     if options.demand:
         required.check(from_path(path, tag), options.demand)
     layout = LayoutSource(open_layout(path, path.name), tag)
@@ -219,3 +227,60 @@ def _to_layout(found: _Found, target: str, *, replacing: bool) -> Copied:
                 hint="copy it to another tag, or with --replace",
             )
         return copy(found.source, LayoutDestination(writer, tag), found.entry, found.papers)
+
+
+def _archive_named(target: str) -> str:
+    """Return the FILE[:TAG] of a target that is an archive; empty for another one."""
+    if target.startswith("oci-archive:"):
+        return target.removeprefix("oci-archive:")
+    text = target.removeprefix("oci:")
+    path = _split(text)[0]
+    ending = ".tar" if text != target else ".oci.tar"
+    return text if path.name.endswith(ending) and not path.is_dir() else ""
+
+
+def _to_archive(found: _Found, target: str, stage: Path, *, replacing: bool) -> Copied:
+    """Copy to an archive of one image. What an archive that is there says of the same image stays."""
+    path, tag = _split(target)
+    if not path.name or path.is_dir():
+        raise UsageError(f"{target!r} names no file", hint="oci-archive:FILE or oci-archive:FILE:TAG")
+    stem = sidecars.stem_of(path)
+    if stem.with_name(stem.name + sidecars.RECORD).exists():
+        raise PublishError(
+            f"{path} is a file of a build, and has to stay as its record says", hint="copy to another file"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    guard = output_lock(stem)
+    with lock(guard):
+        try:
+            sweep_outputs(stem)
+            writer = LayoutArchive(stage)
+            destination = LayoutDestination(writer, tag or found.tag or "latest")
+            if (there := _there(path, found.entry.digest, replacing=replacing)) is not None:
+                copy(there, destination, there.top(), Papers())
+            done = copy(found.source, destination, found.entry, found.papers)
+            with atomic_write(path, mode=0o644) as stream:
+                writer.pack(stream)
+        finally:
+            guard.unlink(missing_ok=True)
+    return done
+
+
+def _there(path: Path, digest: str, *, replacing: bool) -> LayoutSource | None:
+    """Return the archive that is there, if it has this image. Raises PublishError where it has another one
+    that is not to be replaced, or several."""
+    if not path.exists():
+        return None
+    there = LayoutSource(open_layout(path, path.name))
+    rows = there.layout.tags()
+    if len({row.digest for row in rows.values()}) > 1:
+        raise PublishError(f"{path} has several images", hint="copy to another file")
+    if there.top().digest == digest:
+        return there
+    if not replacing:
+        raise PublishError(
+            f"{path} has another image",
+            detail=f"there: {there.top().digest}; ours: {digest}",
+            hint="copy it to another file, or with --replace",
+        )
+    return None

@@ -501,7 +501,7 @@ def judged(image: str, keys: Keys, folder: Path) -> None:
 
 
 def test_copies_have_all_of_it(published: str, registry: Registry, keys: Keys, tmp_path: Path) -> None:
-    """From a registry to a layout, from that to another registry, and within one."""
+    """From a registry to a layout and an archive, from a layout to another registry, and within one."""
     name, _, digest = published.partition("@")
     media = tmp_path / "media"
     done = buildstep(tmp_path, "image", "copy", f"docker://{name}:v1", f"oci:{media}", "--json")
@@ -519,7 +519,16 @@ def test_copies_have_all_of_it(published: str, registry: Registry, keys: Keys, t
     assert subprocess.run(local, capture_output=True, check=False, timeout=60, env=env).returncode == 0
 
     require = "signature,sbom,provenance,tests"
-    buildstep(tmp_path, "verify", f"oci:{media}", "--key", str(keys.public), "--require", require)
+    file = tmp_path / "copy.oci.tar"
+    buildstep(tmp_path, "image", "copy", f"docker://{name}:v1", f"oci-archive:{file}")
+    argv = ["skopeo", "inspect", f"oci-archive:{file}:v1"]
+    seen = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(seen.stdout)["Digest"] == digest
+    data = file.read_bytes()
+    buildstep(tmp_path, "image", "copy", f"oci:{media}", f"{file}")
+    assert file.read_bytes() == data
+    for place in (f"oci:{media}", str(file)):
+        buildstep(tmp_path, "verify", place, "--key", str(keys.public), "--require", require)
 
     for known in (True, False):
         with RegistryServer(referrers=known, page=100) as server:
