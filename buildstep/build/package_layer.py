@@ -114,6 +114,8 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
     """Try once. last: what the attempt before found out."""
     begin = time.monotonic()
     if not context.spec.cache:
+        if (settled := shared_layers.settled(context, state)) is not None:
+            return _reuse(context, state, settled)
         with _packaging(context, state) as packages:
             packages.refresh()
             state.installed = packages.install(None)

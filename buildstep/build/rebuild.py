@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import rebuild_inputs
+from buildstep.build import private_words, rebuild_inputs, rebuild_settings
 from buildstep.build.make_lock import Room
 from buildstep.build.proving import compare, trees
 from buildstep.build.proving.compare import Difference
 from buildstep.build.proving.job import Job, Outcome, alike, do
+from buildstep.build.rebuild_proto import Places
+from buildstep.build.rebuild_shared import Shelf
 from buildstep.errors import BuildstepError, ImageError, InputMissingError, LockError, UsageError
-from buildstep.events import HIDDEN
 from buildstep.pool.journal import open_journal
 from buildstep.report.record import BuildRecord
-from buildstep.spec import restore
 from buildstep.spec.fields import BuildSpec
+from buildstep.spec.shared_cache import SharedCache
 from buildstep.system.netns import NetworkNamespace
 from buildstep.system.remove import remove_tree
 
@@ -60,12 +61,15 @@ class Again:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What is to be built again. proto: where the proto directory is, None for where the record says; into:
-    where the files go."""
+    """What is to be built again. proto: where the proto directory is, a text for files:STORE#REF, None for
+    where the record says; into: where the files go; hidden: what the record hides, by setting; shared: a
+    shared cache."""
 
     record: BuildRecord
     into: Path
-    proto: Path | None = None
+    proto: Path | str | None = None
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    shared: SharedCache | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,68 +86,35 @@ def rebuild(asked: Asked, room: Room) -> Again:
     Raises InputMissingError for the first input that is not here, and what a build raises.
     """
     record, told = asked.record, Told()
-    spec = _spec(asked)
+    if asked.into.resolve() == record.path.parent.resolve():
+        raise UsageError(
+            f"the files would be written over those of {record.path}",
+            hint="give another directory: -o DIR",
+        )
+    private_words.hide(room.bus, asked.hidden.values())
+    spec = rebuild_settings.spec_of(record, asked.hidden)
     state = room.store.backend.state
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(state, f"rebuild {spec.name} {spec.version}"))
         folder = journal.folder(state / "proving" / journal.ident)
         stack.callback(remove_tree, folder)
         network = stack.enter_context(contextlib.closing(NetworkNamespace()))
-        places = rebuild_inputs.Places(folder, asked.proto, network.prefix())
-        spec = rebuild_inputs.ready(spec, record, room, places, told)
+        shelf = stack.enter_context(contextlib.closing(Shelf(asked.shared, room)))
+        places = Places(folder, asked.proto, network.prefix())
+        spec = rebuild_inputs.ready(spec, record, room, places, shelf, told)
         spec = dataclasses.replace(alike(spec, folder, "again"), output_dir=asked.into)
         job = Job(
             name="again", spec=spec, pool=room.store.backend.uri, folder=folder,
-            environ=dict(room.environ), prefix=network.prefix(),
+            environ={**room.environ, **shelf.environ}, prefix=network.prefix(),
+            hidden=tuple(asked.hidden.values()), shared=shelf.used, layer=shelf.layer,
         )  # fmt: skip
-        with _missing_told(spec, record, room):
+        with _missing_told(spec, record, room, shelf):
             outcome = do(job, room.bus)
         return _compared(asked, outcome, room, told)
 
 
-def _spec(asked: Asked) -> BuildSpec:
-    """Return what the record says that was built. Raises UsageError where it does not say all of it."""
-    record = asked.record
-    source, value = str(record.path), record.input("spec")
-    if not record.ok or not record.tree_digest:
-        raise UsageError(f"{source} is the record of a build that made no image")
-    if not value:
-        raise UsageError(f"{source} has no settings (inputs.spec): an event log or another tool's record")
-    if asked.into.resolve() == record.path.parent.resolve():
-        raise UsageError(
-            f"the files would be written over those of {source}", hint="give another directory: -o DIR"
-        )
-    if hidden := _hidden(value, "inputs.spec"):
-        raise InputMissingError(
-            f"{source} does not have {hidden}: it was a secret, and is in no record",
-            hint="build from the m.json, and compare the digests",
-        )
-    spec = restore.of_json(value, source)
-    if "files" in spec.formats:
-        spec = dataclasses.replace(spec, formats=tuple(name for name in spec.formats if name != "files"))
-    return dataclasses.replace(spec, formats=spec.formats or ("tar",))
-
-
-_PATTERNS = ("exclude", "replace", "owner", "modes", "allow", "outputs")
-"""Settings that have patterns, in which three stars are a word of rsync's."""
-
-
-def _hidden(value: Any, where: str) -> str:
-    """Return where a text is that was hidden from the record; empty for nowhere."""
-    if where.rpartition(".")[2] in _PATTERNS:
-        return ""
-    if isinstance(value, str):
-        return where if HIDDEN in value else ""
-    rows: Iterator[tuple[object, Any]] = iter(())
-    if isinstance(value, Mapping):
-        rows = iter(value.items())
-    elif isinstance(value, list):
-        rows = iter(enumerate(value))
-    return next((found for key, part in rows if (found := _hidden(part, f"{where}.{key}"))), "")
-
-
 @contextlib.contextmanager
-def _missing_told(spec: BuildSpec, record: BuildRecord, room: Room) -> Iterator[None]:
+def _missing_told(spec: BuildSpec, record: BuildRecord, room: Room, shelf: Shelf) -> Iterator[None]:
     """Turn the failure to have an input into one that says which, and where it was looked for."""
     try:
         yield
@@ -153,6 +124,7 @@ def _missing_told(spec: BuildSpec, record: BuildRecord, room: Room) -> Iterator[
         lines = (
             f"  key {image.get('key')}, uuid {image.get('uuid')}, tree {image.get('tree_digest')}",
             f"  looked for in the pool {room.store.backend.uri}, and without a network at {spec.image}",
+            f"  {shelf.why_base or shelf.why}",
             error.detail,
         )
         raise InputMissingError(

@@ -14,7 +14,7 @@ from buildstep.cache import adopt, resolutions, shared_lists
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.cache.shared import WRONG, Hit, Shared, text_of
-from buildstep.errors import SharedCacheError
+from buildstep.errors import InputMissingError, SharedCacheError
 from buildstep.formats.unpack import apply_layer
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.system.remove import remove_tree
@@ -51,18 +51,49 @@ def restore(context: BuildContext, state: BuildState, key: str, inputs: Mapping[
     shared.settled()
     if found is None or found.record.wanted in shared.tried or not context.cache.make_room(key):
         return False
-    shared.tried.add(found.record.wanted)
+    return _restore(context, state, shared, found.record, (key, inputs))
+
+
+def settled(context: BuildContext, state: BuildState) -> LayerRecord | None:
+    """Return the layer that this build has to take from the shared cache; None where that is not said. Raises
+    InputMissingError where it does not come."""
+    shared = context.store.shared
+    if shared is None or shared.layer is None:
+        return None
+    _, key = wanted = shared.layer
+    record = shared.find([wanted]).get(wanted)
+    if record is not None and context.cache.find(key) is None and context.cache.make_room(key):
+        _restore(context, state, shared, record, (key, record.inputs))
+    layer = context.cache.find(key)
+    if layer is None:
+        why = shared.missing.get("packages") or shared.trouble or "it is gone"
+        raise InputMissingError(
+            "the layer with the packages does not come from the shared cache",
+            detail=f"  looked for in {shared.settings.url}: {why}",
+        )
+    return layer
+
+
+def _restore(
+    context: BuildContext,
+    state: BuildState,
+    shared: Shared,
+    record: Record,
+    layer: tuple[str, Mapping[str, Any]],
+) -> bool:
+    """Make a layer of its record, and keep it by its key and what decides it; see `restore`."""
+    shared.tried.add(record.wanted)
     begin = time.monotonic()
     ident = context.journal.dataset(f"{context.journal.ident}-shared")
     folder = context.journal.folder(context.backend.state / "work" / ident)
     dataset = context.backend.clone(Kind.IMAGE, state.image.uuid, ident)
     try:
-        made = _unpack(context, state, found.record, dataset, folder)
+        made = _unpack(context, state, record, dataset, folder)
         if made is not None:
-            _keep(context, state, found.record, dataset, made, (key, inputs))
-            size = sum(output.size for output in found.record.outputs)
+            _keep(context, state, record, dataset, made, layer)
+            size = sum(output.size for output in record.outputs)
             seconds = time.monotonic() - begin
-            shared.hit("packages", Hit(size=size, seconds=seconds, cost=found.record.seconds), found.record)
+            shared.hit("packages", Hit(size=size, seconds=seconds, cost=record.seconds), record)
             return True
     except BaseException as error:
         if not isinstance(error, WRONG) or isinstance(error, SharedCacheError):  # it is demanded

@@ -97,6 +97,8 @@ class Shared:
         """Records whose outputs were fetched, or could not be: nobody tries it twice."""
         self.spoiled: set[Wanted] = set()
         """Records whose bytes came damaged, or were gone: they are put there again."""
+        self.layer: Wanted | None = None
+        """The record of the layer with the packages that a build has to take, which settles it alone."""
         self.thorough = False
         """Whether all is to be uploaded that is not there, whatever is known of that."""
         self.trouble = ""

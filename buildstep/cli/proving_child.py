@@ -53,9 +53,11 @@ def _told(job: Job) -> int:
 
 
 def _build(job: Job) -> dict[str, Any]:
+    from buildstep.build import private_words
     from buildstep.build.execute import execute
     from buildstep.build.plan import plan
     from buildstep.build.proving.watch import Watch
+    from buildstep.cache.shared import Shared
     from buildstep.cli import session
     from buildstep.report.parse import load
     from buildstep.system.mounts import bind
@@ -67,6 +69,12 @@ def _build(job: Job) -> dict[str, Any]:
             stack.enter_context(bind(spec.proto, job.proto_at))
             spec = replace(spec, proto=job.proto_at)
         opened = session.open_session(job.pool, verbose=1, healing=False)
+        private_words.hide(opened.bus, job.hidden)
+        if job.shared is not None:
+            opened.store.shared = Shared(
+                job.shared, opened.backend.state, opened.environ, opened.bus, keep=False
+            )
+            opened.store.shared.layer = job.layer
         watch = Watch()
         result = execute(
             plan(spec, opened.store, opened.cache, environ=opened.environ),

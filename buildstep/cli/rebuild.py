@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, POOL, show
+from buildstep.cli.options import JSON, POOL, pairs, show
 
 if TYPE_CHECKING:
     from buildstep.build.rebuild import Again
@@ -36,26 +36,35 @@ if TYPE_CHECKING:
     "proto",
     metavar="DIR",
     shell_complete=values.FOLDERS,
-    help="The proto directory (default: the one that was used, or its commit of git).",
+    help="The proto directory, or files:dir:STORE#REF (default: the one that was used, or its commit).",
+)
+@click.option(
+    "-D",
+    "hidden",
+    multiple=True,
+    callback=pairs,
+    metavar="KEY=VALUE",
+    help="What *** stands for in a setting (KEY) of the record; repeat.",
+)
+@click.option(
+    "--shared-cache",
+    metavar="URL",
+    shell_complete=values.STORES,
+    help="A shared cache in a directory, dir:PATH (default: that of the settings here, or the record's).",
 )
 @POOL
 @JSON
 @click.option("-v", "--verbose", count=True, help="Show the tools' output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
 def command(
-    record: Path,
-    output_dir: str,
-    proto: str | None,
-    pool: str | None,
-    as_json: bool,
-    verbose: int,
-    quiet: bool,
+    record: Path, output_dir: str, pool: str | None, as_json: bool, verbose: int, quiet: bool, **given: Any
 ) -> int:
     """Build the image of a build RECORD again, from what is on this machine alone, and compare the digests.
 
     It runs in a network namespace that has no interface but a loopback. The base image is the pool's,
-    packages are those of its package cache, by their SHA-256; the proto directory is the one that was used,
-    else its commit, or what --proto names; settings and SOURCE_DATE_EPOCH are the record's. An input that is
+    packages are those of its package cache, by their SHA-256; what is not there is taken from a shared cache
+    in a directory. The proto directory is the one that was used, else its commit, or what --proto names;
+    settings and SOURCE_DATE_EPOCH are the record's. An input that is
     not here, or is not what it was, is named with where it was looked for.
     """
     from buildstep.cli import session, user_namespace
@@ -63,12 +72,15 @@ def command(
 
     read = parse.load(record)
     into = Path(output_dir).absolute()
-    given = Path(proto).absolute() if proto is not None else None
+    proto: Path | str | None = given["proto"]
+    if proto is not None and not str(proto).startswith("files:"):
+        proto = Path(proto).absolute()
     user_namespace.enter(pool, packages=True)
 
     def job() -> int:
         from buildstep.build.make_lock import Room
         from buildstep.build.rebuild import Asked, rebuild
+        from buildstep.cli.shared import of_record
         from buildstep.errors import ExitCode
 
         opened = session.open_session(pool, verbose=verbose, quiet=quiet, silent=quiet)
@@ -77,7 +89,9 @@ def command(
         if epoch is not None:
             environ["SOURCE_DATE_EPOCH"] = str(epoch)
         room = Room(store=opened.store, bus=opened.bus, environ=environ)
-        again = rebuild(Asked(record=read, into=into, proto=given), room)
+        shared = of_record(read.input("spec"), given["shared_cache"], opened.config)
+        asked = Asked(record=read, into=into, proto=proto, hidden=given["hidden"], shared=shared)
+        again = rebuild(asked, room)
         told = "the same" if again.equal else "another image"
         show(again.to_json(), _lines(again), as_json=as_json, done=f"{os.fspath(into)} has {told}")
         return int(ExitCode.OK if again.equal else ExitCode.DIFFERENT)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from buildstep.errors import UsageError
 from buildstep.spec import config as configs
@@ -44,6 +44,23 @@ def of_command(url: str | None, config: Config) -> SharedCache:
             hint="name one: --shared-cache URL, BUILDSTEP_SHARED_CACHE, or cache.shared in buildstep.toml",
         )
     return found
+
+
+_KEPT: Final = ("shared", "scope", "trust", "policy")
+"""What counts of a shared cache where nothing is put there."""
+
+
+def of_record(spec: Mapping[str, Any], url: str | None, config: Config) -> SharedCache | None:
+    """Return the shared cache of a rebuild, None where it has none. spec: the settings of the record, which
+    count where a flag (url), the configuration and the environment say nothing. Raises SpecError."""
+    cache = spec.get("cache")
+    recorded = {**cache} if isinstance(cache, Mapping) else {}
+    recorded |= {key: value for key, name in _OF_FLAGS.items() if (value := spec.get(name))}
+    named = shared_cache.VARIABLES.items()
+    variables = {key: os.environ[name] for name, key in named if os.environ.get(name)}
+    values = {**recorded, **shared_cache.placed(variables, Path.cwd()), **config.shared}
+    known = {key: value for key, value in values.items() if key in _KEPT}
+    return shared_cache.merged(True, {"shared": url} if url else {}, known, {}, Path.cwd())
 
 
 def attach(spec: BuildSpec, session: Session, *, keep: bool = True) -> BuildSpec:

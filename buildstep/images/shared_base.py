@@ -76,6 +76,11 @@ def _inputs(
     }  # fmt: skip
 
 
+def wanted_by_tree(identity: str, tree: str, environ: Mapping[str, str]) -> Wanted:
+    """Return kind and key of the record of a base that is known by its tree. identity: its key in a pool."""
+    return record_key("base", _inputs(identity, environ, tree=tree))
+
+
 # -- looking up ---------------------------------------------------------------------------------------------
 
 
@@ -87,7 +92,7 @@ def look_up(shared: Shared, store: ImageStore, ref: str) -> Found | None:
         return None
     locked = store.locked.get(ref)
     if locked is not None:
-        wanted = record_key("base", _inputs(identity.key, store.environ, tree=locked.base.tree_digest))
+        wanted = wanted_by_tree(identity.key, locked.base.tree_digest, store.environ)
         found = shared.find([wanted]).get(wanted)
         return Found(ref=ref, record=found) if found is not None else None
     pointer = record_key("answer", _sources_inputs(identity.key, store.environ))

@@ -185,3 +185,66 @@ def test_without_an_epoch_the_tree_is_compared_and_records_without_inputs_say_so
     assert "does not say what was in the proto directory" in done.stderr
     over = own.command("rebuild", os.fspath(path), "-o", os.fspath(own.out), "--pool", own.uri)
     assert over.status == 2
+
+
+def test_what_a_record_hides_is_named_and_is_no_value(own: Lab) -> None:
+    word = "tok-9f8e7d6c"
+    commands = [
+        {"name": "sum", "script": 'printf %s "$API_TOKEN" | md5sum > /srv/sum', "env": {"API_TOKEN": word}}
+    ]
+    own.manifest(build={"run": commands})
+    own.built(env=EPOCH)
+    done = rebuilt(own)
+    assert done.status == 38, done.stderr
+    assert "hidden in run.0.env.API_TOKEN" in done.stderr
+    assert "-D 'run.0.env.API_TOKEN=VALUE'" in done.stderr
+    done = rebuilt(own, "-D", f"run.0.env.API_TOKEN={word}")
+    assert done.status == 0, done.stderr
+    written = [path for path in (own.top / "again").iterdir() if path.suffix == ".json"]
+    assert written
+    assert not [path for path in written if word in path.read_text()]
+    assert rebuilt(own, "-D", "run.1=x").status == 2
+
+
+def test_each_secret_that_is_not_there_is_named(own: Lab) -> None:
+    secret = own.top / "secret"
+    secret.write_text("sesame-4711\n")
+    own.manifest(build={
+        "secrets": {"one": {"file": os.fspath(secret)}, "two": {"env": "SECOND"}},
+        "run": [{"name": "shown", "script": "test -s /run/secrets/one", "secrets": ["one", "two"]}],
+    })  # fmt: skip
+    own.built(env=EPOCH | {"SECOND": "open-4712"})
+    secret.unlink()
+    done = rebuilt(own)
+    assert done.status == 38, done.stderr
+    assert f"one: looked for in the file {secret}" in done.stderr
+    assert "two: looked for in the variable SECOND" in done.stderr
+
+
+def test_base_and_proto_directory_come_from_a_store_in_a_directory(own: Lab) -> None:
+    store, root = f"dir:{own.top / 'store'}", own.top / "root"
+    root.mkdir()
+    subprocess.run(["tar", "-xf", own.base, "-C", root], check=True)
+    for folder, ref in ((root, "base"), (own.proto, "proto")):
+        done = own.command("files", "put", os.fspath(folder), "--store", store, "--ref", ref)
+        assert done.status == 0, done.stderr
+    made = own.built("-i", f"files:{store}#base", env=EPOCH)
+    shutil.rmtree(own.proto)
+    record = os.fspath(own.out / "hello-1.0.0.buildrecord.json")
+    words = ["rebuild", "--json", record, "-o", "again", "--pool", f"overlay:{own.top / 'empty'}", "--proto"]
+    done = own.command(*words, f"files:{store}#proto")
+    assert done.status == 0, done.stderr
+    assert done.json["digests"]["tree"] == [made["tree_digest"]] * 2
+    assert done.json["inputs"][0]["from"] == f"proto of the store {store}"
+    for proto, why in (
+        (f"files:{store}#prot", "has no ref"),
+        (f"files:{store}#base", "digest"),
+        ("files:s3://bucket/store#proto", "over a network alone"),
+    ):
+        done = own.command(*words, proto)
+        assert done.status == 38, done.stderr
+        assert why in done.stderr
+    shutil.rmtree(own.top / "store")
+    done = own.command(*words, f"files:{store}#proto")
+    assert done.status == 38, done.stderr
+    own.proto.mkdir()

@@ -10,16 +10,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import buildstep
 from buildstep import errors
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.spec.fields import BuildSpec
+from buildstep.spec.shared_cache import SharedCache
 from buildstep.system import process
 from buildstep.system.answered import Changed
 from buildstep.system.workers import pickled
+
+if TYPE_CHECKING:
+    from buildstep.cache.remote.interface import Wanted
 
 CHILD = "buildstep.cli.proving_child"
 """The module that does a job."""
@@ -34,7 +38,9 @@ class Job:
     name: of the job, for messages and files; pool: its URI; folder: where its outputs, and what it says of
     itself, go. The rest are its surroundings: proto_at: a directory at which the proto directory is mounted
     and read; umask, host_name: None and empty for ours; processors: those it may use, none for all; changed:
-    what it is told by system calls; image_env: variables of commands in the image; environ: its own.
+    what it is told by system calls; image_env: variables of commands in the image; environ: its own; hidden:
+    words that no log and no record may have; shared: a shared cache that it reads, of which it has to take
+    the layer with the packages that `layer` names, if that does.
     """
 
     name: str
@@ -49,6 +55,9 @@ class Job:
     changed: Changed = field(default_factory=Changed)
     image_env: Mapping[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    shared: SharedCache | None = None
+    layer: Wanted | None = None
 
     @property
     def result(self) -> Path:

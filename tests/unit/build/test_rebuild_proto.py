@@ -1,4 +1,4 @@
-"""The inputs of a rebuild: what a record may ask of git."""
+"""The proto directory of a rebuild: what a record may ask of git."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.build import rebuild_inputs
-from buildstep.build.rebuild_inputs import Places
+from buildstep.build import rebuild_proto
+from buildstep.build.rebuild_proto import Places
 from tests.unit.build.workshop import make_workshop
 
 
@@ -38,7 +38,7 @@ def test_a_record_gives_git_no_options_and_runs_no_filters(
 
     def found(commit: object) -> list[Path | None]:
         facts = {"git": {"commit": commit, "top": str(top), "path": "proto"}}
-        rows = rebuild_inputs._candidates(spec, facts, Places(scratch, None))
+        rows = rebuild_proto._candidates(spec, facts, Places(scratch, None))
         return [path for where, path in rows if where.startswith("commit")]
 
     for option in (f"--output={precious}", "--remote=.", "HEAD", 5, None):
