@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -92,6 +93,28 @@ class Looking:
             for hit, over in self._not_allowed(SETTINGS, hits, digest)
         ]
 
+    def in_names(self, files: Iterable[tuple[bytes, Entry]]) -> list[Row]:
+        """Return what is in names of files, in what links lead to, and in extended attributes. A name
+        that has a secret is not told: its directory is."""
+        rows = list(files)
+        if self.search.clean(b"\n".join(part for path, entry in rows for part in _written(path, entry))):
+            return []
+        found: dict[Row, None] = {}
+        for path, entry in rows:
+            if self.search.clean(b"\n".join(_written(path, entry))):
+                continue
+            place, hits = path, self.search.find(path)
+            while self.search.find(place):
+                place = place.rpartition(b"/")[0]
+            found.update(dict.fromkeys(self._of_text(place, "a name in it has", hits)))
+            for what, text in (("its target has", entry.target), *_attributes(entry)):
+                found.update(dict.fromkeys(self._of_text(place, what, self.search.find(text))))
+        return list(found)
+
+    def _of_text(self, path: bytes, what: str, hits: Sequence[Hit]) -> Iterator[Row]:
+        for hit, over in self._not_allowed(shown(path), hits, ""):
+            yield path, f"{what} {hit.about}: {hit.shown} ({hit.rule}){over}", hit.sure
+
     def in_large(self, path: bytes, entry: Entry, open_: Callable[[Entry], IO[bytes]]) -> list[Row]:
         """Return what is in a large file; one that is no text is not looked through."""
         hits: dict[tuple[str, str], Hit] = {}
@@ -123,6 +146,16 @@ class Looking:
             yield hit, over
 
 
+def _attributes(entry: Entry) -> Iterator[tuple[str, bytes]]:
+    for name, value in entry.xattrs:
+        yield "an extended attribute of it has", name + b"\n" + value
+
+
+def _written(path: bytes, entry: Entry) -> Iterator[bytes]:
+    """Yield what is written in a directory of a file."""
+    yield from (path, entry.target, *(text for _, text in _attributes(entry)))
+
+
 def _means(row: AllowedSecret, name: str, rule: str, digest: str) -> bool:
     if row.rule not in ("", rule) or row.digest not in ("", digest):
         return False
@@ -137,9 +170,16 @@ def _fits(glob: str, name: str) -> bool:
 
 def _pieces(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
     """Yield the pieces of a text, and how many lines are before each; nothing of what is no text."""
+    from buildstep.trust.secrets.search import utf16_of
+
     before, lines = b"", 0
+    decoder: codecs.IncrementalDecoder | None = None
     while fresh := stream.read(_PIECE):
-        if not before and b"\0" in fresh[:_HEAD]:
+        if not before and (encoding := utf16_of(fresh)):
+            decoder, fresh = codecs.getincrementaldecoder(encoding)("replace"), fresh[2:]
+        if decoder is not None:
+            fresh = decoder.decode(fresh).encode("utf-8", "replace")
+        elif not before and b"\0" in fresh[:_HEAD]:
             return
         data = before + fresh
         yield data, lines

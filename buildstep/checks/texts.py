@@ -73,6 +73,9 @@ def _looked_through(subject: Subject) -> Mapping[str, list[Found]]:
 
     if subject.secrets is not None and subject.settings:
         told[SECRET] += starmap(Found, subject.secrets.in_settings(subject.settings))
+    if subject.secrets is not None:
+        named_ones = ((path, entry) for path, entry in subject.files() if subject.own(path))
+        told[SECRET] += starmap(Found, subject.secrets.in_names(named_ones))
     is_clean, no_place = clean_of(subject), clean(places)
     longest_first = sorted(places, key=len, reverse=True)
     pattern = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, longest_first)) + rb")(?![\w.-])")

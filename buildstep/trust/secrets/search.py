@@ -50,7 +50,7 @@ _URL = re.compile(rb"://[^\s/@:\"'<>`\\]{0,100}:[^\s/@:\"'<>`\\]{5,200}@")
 _OWN = "build-secret"
 
 VERSION = hashlib.sha256(
-    repr(("1", RUN, [(row.name, row.quick, row.pattern) for row in (*FORMATS, URL)])).encode()
+    repr(("2", RUN, [(row.name, row.quick, row.pattern) for row in (*FORMATS, URL)])).encode()
 ).hexdigest()[:16]
 """Of the rules: contents that were clean under another one are looked through again."""
 
@@ -105,7 +105,7 @@ class Search:
 
     def clean(self, data: bytes) -> bool:
         """Say whether nothing is in a content that needs a closer look; quickly."""
-        if data[:2] == _GZIP and (inner := _unpacked(data)):
+        if inner := _within(data):
             return self.clean(inner)
         letters = data.translate(_TABLE)
         if self._run in letters and not self._runs_clean(data, letters):
@@ -137,7 +137,7 @@ class Search:
         """Return the secrets in a content, each once, in the order of the lines."""
         if self.clean(data):
             return []
-        if data[:2] == _GZIP and (inner := _unpacked(data)):
+        if inner := _within(data):
             return self.find(inner)
         found = [*self._own_words(data), *self._tokens(data), *_of(data, 0, len(data), _KEYS)]
         if b"\0" not in data[:_HEAD] and _URL.search(data):
@@ -166,6 +166,18 @@ class Search:
                 *match.span(),
                 Hit(_OWN, "a secret of this build", line_of(data, match.start()), shown(value)),
             )
+
+
+def utf16_of(data: bytes) -> str:
+    """Return the encoding of a text in UTF-16, as Windows writes it; empty for another."""
+    return {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(data[:2], "")
+
+
+def _within(data: bytes) -> bytes:
+    """Return what is looked through instead of a content; empty for the content itself."""
+    if encoding := utf16_of(data):
+        return data[2:].decode(encoding, "replace").encode("utf-8", "replace")
+    return _unpacked(data) if data[:2] == _GZIP else b""
 
 
 def _unpacked(data: bytes) -> bytes:

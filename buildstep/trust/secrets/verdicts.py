@@ -15,7 +15,8 @@ _CHECKSUM = 6
 _LEAST_KEY = 64
 """Characters of base64 that a private key has at least: one of Ed25519 in PKCS #8."""
 
-_SPACE = re.compile(rb"\\[rn]|[\s\"',+>|]")
+# Not the plus, with which programs join lines: it is a letter of base64.
+_SPACE = re.compile(rb"\\[rn]|[\s\"',>|]")
 _PLACEHOLDER = re.compile(
     rb"(?:pass|passwd|password|passphrase|pwd|pw|user|username|name|secret|token|key|auth|login|foo|bar|baz"
     rb"|test|guest|admin|root|anonymous|change_?me|example|sample|dummy|your|my|some|the|a|an|x+|y+|z+|\*+|\.+|_+|-+|[0-9])"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from buildstep.checks.secrets import Looking
+from buildstep.spec.trust import AllowedSecret
 from buildstep.tree.entry import Entry
 from buildstep.trust.secrets.own_words import of_contents, of_environment
 from buildstep.trust.secrets.search import Search, shown
@@ -139,3 +141,51 @@ def test_large_files_that_are_no_text_are_left_out() -> None:
     data = bytes(100) + f"gl{'pat-'}{letters(20)}".encode()
     entry = Entry(b"a", "f", 0o644, 0, 0, len(data))
     assert Looking(search=Search()).in_large(b"a", entry, lambda _entry: io.BytesIO(data)) == []
+
+
+def test_a_key_is_one_whatever_its_letters_are() -> None:
+    body = b"MC4CAQAwBQYDK2VwBCIEIGtF4yJs7/2vX7SdslJhKWwN11QxK6t8R++uLJk+++Ow"
+    kind = b"PRIVATE" + b" KEY"
+    text = b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (kind, body, kind)
+    for data in (text, text.replace(b"\n", b"\\n"), text.replace(b"\n", b"\\n' +\n '")):
+        assert [hit.rule for hit in Search().find(data)] == ["private-key"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("before", [0, 9 << 20])
+def test_texts_in_utf_16_are_read(encoding: str, before: int) -> None:
+    """As Windows writes them: with a mark of the order of their bytes in front."""
+    for secret in (f"gl{'pat-'}{letters(20)}", "a word of the build 1"):
+        text = "\ufeff" + "word\r\n" * (before // 12) + secret + "\r\nrest\r\n"
+        data, search = text.encode(encoding), Search(["a word of the build 1"])
+        entry = Entry(b"a", "f", 0o644, 0, 0, len(data), sha256="00" * 32)
+        opened = functools.partial(_stream, data)
+        (row,) = Looking(search=search).in_large(b"a", entry, opened)
+        assert f"in line {before // 12 + 1}:" in row[1]
+        assert not search.clean(data)
+        assert [hit.line for hit in search.find(data)] == [before // 12 + 1]
+
+
+def _stream(data: bytes, _entry: Entry) -> io.BytesIO:
+    return io.BytesIO(data)
+
+
+def test_names_links_and_attributes_are_read_and_never_told() -> None:
+    token = f"gl{'pat-'}{letters(20)}"
+    raw = token.encode()
+    entries = [
+        Entry(b"srv/plain", "f", 0o644, 0, 0),
+        Entry(b"srv/" + raw, "d", 0o755, 0, 0),
+        Entry(b"srv/" + raw + b"/file", "f", 0o644, 0, 0),
+        Entry(b"srv/link", "l", 0o777, 0, 0, target=b"/x/" + raw),
+        Entry(b"srv/marked", "f", 0o644, 0, 0, xattrs=((b"user.key", raw),)),
+    ]
+    rows = Looking(search=Search()).in_names((entry.path, entry) for entry in entries)
+    assert [(path, what.partition(" has ")[0]) for path, what, _ in rows] == [
+        (b"srv", "a name in it"), (b"srv/link", "its target"),
+        (b"srv/marked", "an extended attribute of it"),
+    ]  # fmt: skip
+    assert not any(token in what for _, what, _ in rows)
+    allowed = AllowedSecret(path="/srv/link", reason="opens nothing")
+    assert len(Looking(search=Search(), allow=[allowed]).in_names([(b"srv/link", entries[3])])) == 0
+    assert Looking(search=Search()).in_names([(b"srv/plain", entries[0])]) == []
