@@ -177,7 +177,7 @@ def test_what_a_build_signs(registry: Registry, tmp_path: Path) -> None:
 )
 def test_one_form_alone(forms: str, referrers: int, tags: int, keys: Keys, tmp_path: Path) -> None:
     manifest, digest = built(tmp_path)
-    (tmp_path / "hello-1.0.0.spdx.json").write_text("{}")
+    (tmp_path / "hello-1.0.0.spdx.json").write_text(json.dumps(PREDICATES["spdx"]))
     with RegistryServer(referrers=True) as server:
         argv = ("--sign-key", str(keys.private), "--attestations", forms)
         publish(tmp_path, manifest, f"docker://{server.host}/hello:v1", *argv)
