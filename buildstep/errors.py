@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -250,6 +251,8 @@ class VulnerableError(BuildstepError):
     """Known vulnerabilities in an image, of which the gate says that it must not have them."""
 
     exit_code = ExitCode.VULNERABLE
+    found: Mapping[str, Any] = MappingProxyType({})
+    """For the record of a build: what it says of vulnerabilities under `trust`."""
 
 
 class NoDatabaseError(BuildstepError):

@@ -56,7 +56,7 @@ def statement(spec: BuildSpec, facts: Facts) -> Statement:
         "resolvedDependencies": list(facts.dependencies),
     }
     details: dict[str, Any] = {
-        "builder": {"id": builder_id(spec.sharing if spec.cache else None), "version": _versions(spec)},
+        "builder": {"id": builder(spec), "version": _versions(spec)},
         "byproducts": list(facts.byproducts),
     }
     if whole:
@@ -67,6 +67,11 @@ def statement(spec: BuildSpec, facts: Facts) -> Statement:
             "finishedOn": _time(facts.finished),
         }
     return Statement(facts.subjects, TYPE, {"buildDefinition": definition, "runDetails": details})
+
+
+def builder(spec: BuildSpec) -> str:
+    """Return who builds, as provenance and the record of a build name it."""
+    return builder_id(spec.sharing if spec.cache else None)
 
 
 def builder_id(sharing: SharedCache | None) -> str:

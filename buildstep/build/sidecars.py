@@ -123,7 +123,7 @@ def make(
     found |= signed()
     return Sidecars(
         files=found,
-        told={**_told(spec, found, keys), **vulnerabilities.told(known)},
+        told={**_told(spec, found, keys), **vulnerabilities.told(spec, known)},
         known=vulnerabilities.text(spec, known),
     )
 
@@ -180,6 +180,7 @@ def _told(spec: BuildSpec, files: Mapping[Path, bytes], keys: Sequence[Signer]) 
         "sbom": list(proof.sbom),
         "provenance": proof.provenance,
         "keys": [key.fingerprint for key in keys],
+        **({"builder": provenance.builder(spec)} if proof.provenance else {}),
     }
 
 

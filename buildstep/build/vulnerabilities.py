@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buildstep.errors import VulnerableError
 from buildstep.events import Bus
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.trust import Vulnerabilities
@@ -53,7 +54,11 @@ def looked_up(spec: BuildSpec, inventory: Inventory, bus: Bus) -> Result | None:
     result = gate.scan(inventory, asked, now=time.time())
     for text in render.notes(result):
         bus.note(f"vulnerabilities: {text}", level="warning")
-    gate.demand(result, asked.gate)
+    try:
+        gate.demand(result, asked.gate)
+    except VulnerableError as error:
+        error.found = told(spec, result)
+        raise
     return result
 
 
@@ -66,20 +71,18 @@ def statement(spec: BuildSpec, result: Result, subjects: Sequence[Subject]) -> S
     return Statement(tuple(subjects), STATEMENTS["vulnerabilities"].predicate_types[0], said)
 
 
-def told(result: Result | None) -> dict[str, Any]:
+def told(spec: BuildSpec, result: Result | None) -> dict[str, Any]:
     """Return what the build record says of it."""
-    if result is None:
+    given = spec.proof.vulnerabilities
+    if result is None or given is None:
         return {}
-    rows = [
-        {
-            "id": found.id, "package": found.matter.name, "installed": found.matter.version,
-            "fixed": found.advisory.fixed, "severity": found.advisory.severity, "state": found.advisory.state,
-            "ruling": found.ruling, "reason": found.reason,
-        }
-        for found in result.found
-    ]  # fmt: skip
+    from buildstep.trust.vulnerabilities import gate
+
+    limits = _gate(given)
+    rows = [gate.told(found, limits).row() for found in result.found]
     feeds = [{"name": feed.name, "sha256": feed.digest, "updated": feed.updated} for feed in result.feeds]
-    return {"vulnerabilities": {"found": rows, "databases": feeds, "uncovered": dict(result.uncovered)}}
+    known = {"fail": limits.fail, "found": rows, "databases": feeds, "uncovered": dict(result.uncovered)}
+    return {"vulnerabilities": known}
 
 
 def text(spec: BuildSpec, result: Result | None) -> str:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from buildstep.report import log_pack
 from buildstep.report.interface import Report
+from buildstep.report.proofs import proofs
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import asset, environment, policy
 from buildstep.report.timeline import ticks
@@ -36,6 +37,7 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
         critical=critical_path(record.steps),
         changes=_package_changes(record, before),
         data=_data(records),
+        proofs=proofs(record),
         # The log may be far larger than the page: the template calls this where the log belongs.
         pack_log=lambda: asdict(log_pack.pack(record.events, out) if record.events else log_pack.Index()),
     )

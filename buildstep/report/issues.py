@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from buildstep.report.proofs import proofs
 from buildstep.report.record import BuildRecord
+from buildstep.report.vulnerabilities import Vulnerability
 from buildstep.report.words import safe_url
 
 Level = Literal["error", "warning", "note"]
@@ -29,7 +31,7 @@ _SEVERITIES: dict[str, tuple[Level, float]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Issue:
-    """One issue. rule: the kind of issue; score: 0 to 10 if the audit ranks it.
+    """One issue. rule: the kind of issue; score: 0 to 10 if the audit ranks it; vulnerability: that it is.
 
     subject: the package, path or step it is about. rule and subject identify the issue in the next build, so
     neither may hold a number that changes.
@@ -43,6 +45,7 @@ class Issue:
     subject: str = ""
     url: str = ""
     score: float | None = None
+    vulnerability: Vulnerability | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +90,7 @@ def issues(record: BuildRecord) -> Iterator[Issue]:
             url=safe_url(finding.url),
             score=ranked[1] if ranked else None,
         )
+    yield from _known(record)
     for note in record.problems:
         level: Level = "error" if note.level == "error" else "warning"
         yield Issue(
@@ -104,4 +108,20 @@ def issues(record: BuildRecord) -> Iterator[Issue]:
             text=line,
             category="reproducibility",
             subject=line.partition(":")[0],
+        )
+
+
+def _known(record: BuildRecord) -> Iterator[Issue]:
+    """Yield what the gate for known vulnerabilities found and tells."""
+    for row in proofs(record).told:
+        yield Issue(
+            rule=row.id,
+            title=f"{row.id} in {row.package}",
+            level=row.level,
+            text=row.line,
+            category="audit",
+            subject=row.package,
+            url=safe_url(row.url),
+            score=row.rank,
+            vulnerability=row,
         )

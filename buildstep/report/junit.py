@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 from buildstep.report.event_log import step_tail
 from buildstep.report.interface import Report
+from buildstep.report.proofs import Proofs, proofs
 from buildstep.report.record import BuildRecord, Check, ImageFile, Step, verify
 from buildstep.system.text import plural, size_text
 
@@ -66,6 +67,7 @@ def write(suites: Sequence[Suite], out: IO[bytes]) -> None:
 
 
 def _suite(record: BuildRecord) -> Suite:
+    proved = proofs(record)
     return Suite(
         title=record.title,
         # The version stays out of the class name: a CI compares cases between builds by it.
@@ -78,6 +80,9 @@ def _suite(record: BuildRecord) -> Suite:
             "image": record.base,
             "tree_digest": record.tree_digest,
             "exit_code": str(record.exit_code),
+            "proofs": " ".join(file.name for file in proved.files),
+            "signed_by": " ".join(proved.keys),
+            "builder": proved.builder,
         },
         cases=list(_cases(record)),
     )
@@ -142,6 +147,8 @@ def _cases(record: BuildRecord) -> Iterator[Case]:
     yield from map(_check, record.checks)
     if record.audit is not None:
         yield _audit(record)
+    if (proved := proofs(record)).scanned:
+        yield _vulnerabilities(proved)
     for cleaner in record.cleaned:
         names = "\n".join(cleaner.names)
         removed = f"{plural(cleaner.paths, 'path')}, {size_text(cleaner.bytes)} removed\n{names}".rstrip()
@@ -199,6 +206,17 @@ def _audit(record: BuildRecord) -> Case:
             for row in record.findings
         ),
     )
+
+
+def _vulnerabilities(proved: Proofs) -> Case:
+    """Return the case of the gate for known vulnerabilities: what it let pass is what it has to say."""
+    case = Case(group="check", name="vulnerabilities")
+    lines = [f"{row.line}: {row.verdict}" for row in proved.told]
+    if not (counted := proved.counted):
+        return replace(case, output="\n".join(lines))
+    noun = "vulnerability fails" if len(counted) == 1 else "vulnerabilities fail"
+    message = f"{len(counted):,} known {noun} the gate"
+    return replace(case, result="failure", message=message, text="\n".join(lines))
 
 
 def _entropy(record: BuildRecord) -> Case:

@@ -8,6 +8,7 @@ from typing import IO
 
 from buildstep.report.event_log import step_tail
 from buildstep.report.interface import Report
+from buildstep.report.proofs import proofs
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import environment
 from buildstep.report.words import delta, outcome, safe_url
@@ -31,6 +32,7 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
         tail=_tail(record),
         longest=max(critical_path(record.steps), key=lambda step: step.seconds, default=None),
         wrong=[row for row in record.checks if row.result != "passed"],
+        proofs=proofs(record),
         removed=[row for row in record.cleaned if row.paths],
         marks=_MARKS,
         mark=lambda ok: _MARKS["run" if ok else "failed"],
@@ -48,8 +50,8 @@ def _facts(record: BuildRecord, before: BuildRecord | None) -> Iterator[str]:
         yield f"{len(record.reused)} of {plural(len(record.steps), 'step')} reused"
     if record.shared:
         yield record.shared
-    if proofs := record.trust.get("files"):
-        yield f"{plural(len(proofs), 'file')} beside it to prove it"
+    if files := proofs(record).files:
+        yield f"{plural(len(files), 'file')} beside it to prove it"
     if before is not None:
         for name, now, then in (
             ("size", record.size, before.size),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, VulnerableError
 from buildstep.events import (
     BuildFinished,
     Bus,
@@ -119,4 +119,6 @@ class Recorder:
         failure = Failure(message=str(error) or type(error).__name__)
         if isinstance(error, BuildstepError):
             failure = replace(failure, detail=error.detail, hint=error.hint)
-        return replace(self.record(spec, build_id), ok=False, exit_code=exit_code, error=failure)
+        trust = error.found if isinstance(error, VulnerableError) else {}
+        record = self.record(spec, build_id)
+        return replace(record, ok=False, exit_code=exit_code, error=failure, trust=trust)

@@ -11,7 +11,9 @@ from urllib.parse import quote
 from buildstep import __version__
 from buildstep.report.interface import Report
 from buildstep.report.issues import Issue, issues
+from buildstep.report.proofs import proofs
 from buildstep.report.record import BuildRecord
+from buildstep.report.vulnerabilities import sarif_result, sarif_rules
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -56,11 +58,24 @@ def _run(record: BuildRecord) -> dict[str, Any]:
             "uuid": record.uuid,
             "image": record.base,
             "treeDigest": record.tree_digest,
+            **_proofs(record),
         },
     }
 
 
+def _proofs(record: BuildRecord) -> dict[str, Any]:
+    """Return what proves the image, for whoever reads the properties."""
+    proved = proofs(record)
+    if not proved:
+        return {}
+    files = {file.name: f"sha256:{file.sha256}" for file in proved.files}
+    return {"proofs": files, "signedBy": list(proved.keys), "builder": proved.builder,
+            "databases": list(proved.databases)}  # fmt: skip
+
+
 def _rule(issue: Issue) -> dict[str, Any]:
+    if issue.vulnerability is not None:
+        return sarif_rules([issue.vulnerability])[issue.rule]
     rule: dict[str, Any] = {
         "id": issue.rule,
         "shortDescription": {"text": issue.title},
@@ -77,13 +92,18 @@ def _rule(issue: Issue) -> dict[str, Any]:
 
 
 def _result(record: BuildRecord, issue: Issue, index: int) -> dict[str, Any]:
-    location: dict[str, Any] = {
+    place: dict[str, Any] = {
         # Code scanning shows no result without a file, and the manifest asked for what was found.
         "physicalLocation": {
             "artifactLocation": {"uri": _uri(record.source)},
             "region": {"startLine": 1},
         }
     }
+    if issue.vulnerability is not None:
+        result = sarif_result(issue.vulnerability, record.name, index)
+        result["locations"][0] |= place
+        return result
+    location = dict(place)
     if issue.subject:
         kind = {"audit": "package", "build": "step"}.get(issue.category, "file")
         location["logicalLocations"] = [{"fullyQualifiedName": issue.subject, "kind": kind}]

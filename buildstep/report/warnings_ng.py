@@ -15,13 +15,18 @@ _SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
 
 def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     """Write a report with the issues of all builds."""
-    rows = [_row(record, issue) for record in records for issue in issues(record)]
+    rows = [_row(record, issue) for record in records for issue in issues(record) if not _excepted(issue)]
     report = {
         "_class": "io.jenkins.plugins.analysis.core.restapi.ReportApi",
         "issues": rows,
         "size": len(rows),
     }
     out.write(json.dumps(report, indent=2).encode() + b"\n")
+
+
+def _excepted(issue: Issue) -> bool:
+    """Whether somebody has ruled that it does not count: the plugin has no word for that."""
+    return issue.vulnerability is not None and bool(issue.vulnerability.ruling)
 
 
 def _row(record: BuildRecord, issue: Issue) -> dict[str, Any]:

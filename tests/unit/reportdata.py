@@ -298,3 +298,32 @@ def trend(folder: Path, count: int = 12) -> list[Path]:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def trust(*found: dict[str, Any], fail: str = "high") -> dict[str, Any]:
+    """What a record says of the proofs of its image."""
+    return {
+        "files": [
+            {"name": "hello-1.4.2.spdx.json", "size": 20_480, "sha256": "5" * 64},
+            {"name": "hello-1.4.2.intoto.jsonl", "size": 4_096, "sha256": "6" * 64},
+        ],
+        "sbom": ["spdx"],
+        "provenance": "min",
+        "keys": ["SHA256:Zm9vYmFy"],
+        "builder": "urn:buildstep:builder",
+        "vulnerabilities": {
+            "fail": fail,
+            "found": list(found),
+            "databases": [{"name": "debian-tracker", "sha256": "7" * 64, "updated": BEGIN}],
+            "uncovered": {},
+        },
+    }
+
+
+def vulnerability(ident: str, **more: Any) -> dict[str, Any]:
+    """A row of what was found."""
+    return {
+        "id": ident, "package": "openssl", "kind": "deb", "installed": "3.0.13-1", "fixed": "3.0.14-1",
+        "severity": "high", "score": "7.5", "state": "fixed", "summary": "a & b", "counts": True,
+        "url": f"https://security-tracker.debian.org/tracker/{ident}",
+    } | more  # fmt: skip

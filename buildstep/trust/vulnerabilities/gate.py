@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import BuildstepError, VulnerableError
+from buildstep.report.vulnerabilities import Vulnerability
 from buildstep.system.digest import sha256_file
-from buildstep.system.text import plural, printable
+from buildstep.system.text import plural
 from buildstep.trust.inventory.model import Inventory
 from buildstep.trust.vulnerabilities import directory, exceptions, match, vex
 from buildstep.trust.vulnerabilities.database import SUFFIX, Database
@@ -85,7 +86,7 @@ def demand(result: Result, gate: Gate) -> None:
     counted = result.counted(gate)
     if not counted:
         return
-    lines = [line(found) for found in counted[:_SHOWN]]
+    lines = [told(found, gate).line for found in counted[:_SHOWN]]
     if len(counted) > _SHOWN:
         lines.append(f"and {plural(len(counted) - _SHOWN, 'other')}")
     noun = "vulnerability fails" if len(counted) == 1 else "vulnerabilities fail"
@@ -97,13 +98,26 @@ def demand(result: Result, gate: Gate) -> None:
     )
 
 
-def line(found: Found) -> str:
-    """Return a finding in a line, for a person."""
-    advisory = found.advisory
-    repaired = f", repaired in {advisory.fixed}" if advisory.fixed else f", {advisory.state}"
-    ended = f" (its exception ended on {found.expired})" if found.expired else ""
-    what = f"{found.matter.name} {found.matter.version}"
-    return printable(f"{found.id} ({advisory.severity}) in {what}{repaired}{ended}")
+def told(found: Found, gate: Gate) -> Vulnerability:
+    """Return a finding as records and reports have it."""
+    advisory, matter = found.advisory, found.matter
+    return Vulnerability(
+        id=found.id,
+        package=matter.name,
+        kind=matter.kind,
+        installed=matter.version,
+        fixed=advisory.fixed,
+        severity=advisory.severity,
+        score=advisory.score,
+        state=advisory.state,
+        summary=advisory.summary,
+        url=advisory.url,
+        ruling=found.ruling,
+        reason=found.reason,
+        until=str(found.until or ""),
+        expired=str(found.expired or ""),
+        counts=gate.counts(found),
+    )
 
 
 def days(text: str) -> float:

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from buildstep import __version__
+from buildstep.report.vulnerabilities import sarif_result, sarif_rules, shown
 from buildstep.system.text import plural, printable
+from buildstep.trust.vulnerabilities.gate import told
 from buildstep.trust.vulnerabilities.match import DAY
 from buildstep.trust.vulnerabilities.model import Feed, Found, Gate, Result
 
@@ -22,8 +24,8 @@ _ROW = ("SEVERITY", "PACKAGE", "INSTALLED", "REPAIRED IN", "VULNERABILITY", "STA
 def as_text(result: Result, gate: Gate, *, everything: bool = False) -> str:
     """Return the findings as a table: those that count, what was excepted, and with `everything` the
     others."""
-    shown = [found for found in result.found if everything or gate.counts(found) or found.ruling]
-    rows = [_ROW, *(_cells(found, gate) for found in shown)] if shown else []
+    listed = [found for found in result.found if everything or gate.counts(found) or found.ruling]
+    rows = [_ROW, *(_cells(found, gate) for found in listed)] if listed else []
     widths = [max(len(row[at]) for row in rows) for at in range(len(_ROW))] if rows else []
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -160,17 +162,12 @@ def _finding(found: Found, gate: Gate) -> dict[str, Any]:
 
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
-_SCORES = {"critical": "9.5", "high": "8.0", "medium": "5.5", "low": "2.0", "negligible": "0.1"}
-"""What code scanning sorts by (`security-severity`) where there is no score: the middle of each rating."""
-_LEVELS = {"critical": "error", "high": "error", "medium": "warning", "unknown": "warning"}
 
 
 def as_sarif(result: Result, gate: Gate, *, everything: bool = False) -> str:
     """Return a SARIF 2.1.0 log: what counts, and what is excepted as suppressed."""
-    shown = [found for found in result.found if everything or gate.counts(found) or found.ruling]
-    rules: dict[str, dict[str, Any]] = {}
-    for found in shown:
-        rules.setdefault(found.id, _rule(found))
+    rows = shown((told(found, gate) for found in result.found), everything=everything)
+    rules = sarif_rules(rows)
     order = {ident: index for index, ident in enumerate(rules)}
     run = {
         "tool": {
@@ -180,54 +177,11 @@ def as_sarif(result: Result, gate: Gate, *, everything: bool = False) -> str:
             }
         },
         "automationDetails": {"id": f"buildstep-scan/{result.name}/"},
-        "results": [_sarif_result(result, found, order[found.id]) for found in shown],
+        "results": [sarif_result(row, result.name, order[row.id]) for row in rows],
         "columnKind": "unicodeCodePoints",
         "properties": {"databases": [f"{feed.name} sha256:{feed.digest}" for feed in result.feeds]},
     }  # fmt: skip
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
-
-
-def _rule(found: Found) -> dict[str, Any]:
-    advisory = found.advisory
-    properties: dict[str, Any] = {"tags": ["security", "vulnerability"]}
-    if score := advisory.score or _SCORES.get(advisory.severity):
-        properties["security-severity"] = score
-    rule: dict[str, Any] = {
-        "id": found.id,
-        "shortDescription": {"text": f"{found.id} in {found.matter.name}"},
-        "fullDescription": {"text": advisory.summary or found.id},
-        "defaultConfiguration": {"level": _LEVELS.get(advisory.severity, "note")},
-        "properties": properties,
-    }
-    if advisory.url.startswith(("https://", "http://")):
-        rule["helpUri"] = advisory.url
-    return rule
-
-
-def _sarif_result(result: Result, found: Found, index: int) -> dict[str, Any]:
-    from buildstep.trust.vulnerabilities.gate import line
-
-    matter = found.matter
-    row: dict[str, Any] = {
-        "ruleId": found.id,
-        "ruleIndex": index,
-        "level": _LEVELS.get(found.advisory.severity, "note"),
-        "message": {"text": line(found)},
-        "locations": [
-            {
-                "logicalLocations": [
-                    {
-                        "name": matter.name, "kind": "package",
-                        "fullyQualifiedName": f"{result.name}/{matter.kind}/{matter.name}@{matter.version}",
-                    }
-                ]
-            }
-        ],
-        "partialFingerprints": {"buildstep/v1": f"{found.id}/{matter.kind}/{matter.name}"},
-    }  # fmt: skip
-    if found.ruling:
-        row["suppressions"] = [{"kind": "external", "justification": found.reason}]
-    return row
 
 
 def _day(seconds: float) -> str:

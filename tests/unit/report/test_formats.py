@@ -183,6 +183,101 @@ def test_sarif_tells_findings(good: Path) -> None:
     assert run["invocations"][0]["executionSuccessful"] is True
 
 
+EXCEPTED = reportdata.vulnerability(
+    "CVE-2026-5", counts=False, ruling="exception", reason="not reachable", until="2027-01-31", package="zlib"
+)
+FOUND = (
+    reportdata.vulnerability("CVE-2026-7", severity="low", score="", counts=False),
+    EXCEPTED,
+    reportdata.vulnerability("CVE-2026-6"),
+)
+
+
+def proved(tmp_path: Path, *found: dict[str, Any], **more: Any) -> Path:
+    value = reportdata.record(trust=reportdata.trust(*found, **more))
+    return reportdata.write(tmp_path / "proved.buildrecord.json", value)
+
+
+def test_sarif_has_what_the_gate_found_as_scan_has_it(tmp_path: Path, validator: Any) -> None:
+    log = json.loads(rendered("sarif", proved(tmp_path, *FOUND)))
+    assert [error.message for error in validator.iter_errors(log)] == []
+    run = log["runs"][0]
+    results = {row["ruleId"]: row for row in run["results"]}
+    assert {"CVE-2026-6", "CVE-2026-5"} <= set(results)
+    assert "CVE-2026-7" not in results, "it does not count"
+    assert results["CVE-2026-5"]["suppressions"] == [{"kind": "external", "justification": "not reachable"}]
+    mine = results["CVE-2026-6"]
+    rule = run["tool"]["driver"]["rules"][mine["ruleIndex"]]
+    assert (rule["id"], rule["properties"]["security-severity"]) == ("CVE-2026-6", "7.5")
+    assert rule["helpUri"].endswith("CVE-2026-6")
+    assert mine["message"]["text"] == "CVE-2026-6 (high) in openssl 3.0.13-1, repaired in 3.0.14-1"
+    (place,) = mine["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "hello/m.json"
+    assert place["logicalLocations"][0]["fullyQualifiedName"] == "hello/deb/openssl@3.0.13-1"
+    assert mine["partialFingerprints"] == {"buildstep/v1": "CVE-2026-6/deb/openssl"}
+    assert run["properties"]["signedBy"] == ["SHA256:Zm9vYmFy"]
+    assert run["properties"]["builder"] == "urn:buildstep:builder"
+    log = json.loads(rendered("sarif", proved(tmp_path, *FOUND, fail="")))
+    assert "CVE-2026-7" in {row["ruleId"] for row in log["runs"][0]["results"]}
+
+
+def test_junit_has_a_case_of_the_gate(tmp_path: Path) -> None:
+    text = rendered("junit", proved(tmp_path, *FOUND))
+    JUNIT.validate(text)
+    case = cases(text)["hello.check/vulnerabilities"]
+    assert case.is_failure
+    assert case.result[0].message == "1 known vulnerability fails the gate"
+    assert (
+        "CVE-2026-5 (high) in zlib 3.0.13-1, repaired in 3.0.14-1: exception until 2027-01-31"
+        in case.result[0].text
+    )
+    facts = {
+        row.name: row.value
+        for suite in junitparser.JUnitXml.fromstring(text.encode())
+        for row in suite.properties()
+    }
+    assert facts["proofs"] == "hello-1.4.2.spdx.json hello-1.4.2.intoto.jsonl"
+    assert (facts["signed_by"], facts["builder"]) == ("SHA256:Zm9vYmFy", "urn:buildstep:builder")
+    case = cases(rendered("junit", proved(tmp_path, EXCEPTED)))["hello.check/vulnerabilities"]
+    assert case.is_passed
+    assert "not reachable" in case.system_out
+
+
+def test_markdown_has_the_proofs(tmp_path: Path) -> None:
+    text = rendered("markdown", proved(tmp_path, *FOUND))
+    assert "2 files beside it to prove it" in text
+    assert "- signed by `SHA256:Zm9vYmFy`" in text
+    assert "**Known vulnerabilities: 3, 1 of them count** (debian-tracker)" in text
+    assert "| `zlib` | 3.0.13-1 | high | 3.0.14-1 | CVE-2026-5" in text
+    nasty = dict.fromkeys(FOUND[2], reportdata.NASTY) | {"counts": True, "package": "a|b`c"}
+    text = rendered("markdown", proved(tmp_path, nasty))
+    assert "<script" not in text.replace("`", "")
+    assert "| `` a\\|b`c `` |" in text
+
+
+def test_warnings_have_what_counts(tmp_path: Path) -> None:
+    told = json.loads(rendered("warnings-ng", proved(tmp_path, *FOUND)))
+    rows = {issue["type"]: issue for issue in told["issues"]}
+    assert rows["CVE-2026-6"]["packageName"] == "openssl"
+    assert not {"CVE-2026-5", "CVE-2026-7"} & set(rows)
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        {"files": 1, "keys": "abc", "vulnerabilities": 5},
+        {"files": [1, {"name": 2}, {"name": "a", "size": "x"}], "keys": [1], "builder": []},
+        {"vulnerabilities": {"found": [1, {}, {"id": [], "score": "x", "severity": 7}], "databases": {}}},
+    ],
+)
+def test_odd_proofs_are_no_failure(tmp_path: Path, trust: dict[str, Any], validator: Any) -> None:
+    path = reportdata.write(tmp_path / "odd.buildrecord.json", reportdata.record(trust=trust))
+    for name in ("html", "markdown", "warnings-ng"):
+        assert rendered(name, path)
+    JUNIT.validate(rendered("junit", path))
+    assert not list(validator.iter_errors(json.loads(rendered("sarif", path))))
+
+
 def test_fingerprints_hold_from_build_to_build(tmp_path: Path) -> None:
     value = reportdata.record()
     first = json.loads(rendered("sarif", reportdata.write(tmp_path / "a.json", value)))

@@ -70,6 +70,11 @@ def nasty(tmp_path: Path) -> Path:
     value["entropy"] = [reportdata.NASTY]
     value["notes"] = [{"level": "error", "text": reportdata.NASTY, "step": reportdata.NASTY}]
     value["inputs"]["manifest"]["description"] = reportdata.NASTY
+    odd = dict.fromkeys(reportdata.vulnerability("CVE-1"), reportdata.NASTY)
+    trust = reportdata.trust({**odd, "counts": True, "url": "javascript:alert(1)"})
+    trust["files"][0]["name"] = trust["keys"][0] = trust["builder"] = reportdata.NASTY
+    trust["vulnerabilities"]["databases"][0]["name"] = reportdata.NASTY
+    value["trust"] = trust
     value["tools"] = {reportdata.NASTY: reportdata.NASTY}
     reportdata.write_events(tmp_path / "nasty.events.jsonl", 60)
     return reportdata.write(tmp_path / "nasty.buildrecord.json", value)
@@ -204,3 +209,23 @@ def test_checks_of_the_image_are_on_the_page(tmp_path: Path) -> None:
     text = rendered(reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record()))
     assert "1 of 2 passed" in text
     assert "/srv/a belongs to uid 7" in text
+
+
+def test_proofs_are_on_the_page(tmp_path: Path) -> None:
+    trust = reportdata.trust(
+        reportdata.vulnerability("CVE-2026-7", severity="low", counts=False),
+        reportdata.vulnerability("CVE-2026-6"),
+    )
+    text = rendered(reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record(trust=trust)))
+    for word in (
+        "hello-1.4.2.spdx.json",
+        "5" * 64,
+        "SHA256:Zm9vYmFy",
+        "urn:buildstep:builder",
+        "2, 1 of them count",
+    ):
+        assert word in text
+    assert text.index(">CVE-2026-6<") < text.index(">CVE-2026-7<")
+    assert 'href="https://security-tracker.debian.org/tracker/CVE-2026-6"' in text
+    plain = rendered(reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record()))
+    assert 'id="proofs"' not in plain
