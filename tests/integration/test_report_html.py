@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
     records = reportdata.trend(folder)
     last = records[-1]
+    rows = [reportdata.vulnerability(f"CVE-2026-{number}", counts=number < 3) for number in range(40)]
+    value = json.loads(last.read_bytes())
+    reportdata.write(last, {**value, "trust": reportdata.trust(*rows)})
     reportdata.write_events(last.with_name(last.name.replace(".buildrecord.json", ".events.jsonl")), EVENTS)
     return render(records, folder / "report.html")
 

@@ -222,7 +222,7 @@ def test_proofs_are_on_the_page(tmp_path: Path) -> None:
         "5" * 64,
         "SHA256:Zm9vYmFy",
         "urn:buildstep:builder",
-        "2, 1 of them count",
+        "2 in all, 1 counted",
     ):
         assert word in text
     assert text.index(">CVE-2026-6<") < text.index(">CVE-2026-7<")
