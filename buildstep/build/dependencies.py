@@ -18,7 +18,8 @@ from buildstep.net.errors import safe_url
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedPackage
 from buildstep.system import process
-from buildstep.tree import git_head
+from buildstep.tree import git_changes, git_head
+from buildstep.tree.proto import ProtoDir
 from buildstep.trust.inventory.model import Component, Inventory
 from buildstep.trust.statements.statement import TREE
 
@@ -83,10 +84,17 @@ def with_hashes(inventory: Inventory, files: Files) -> Inventory:
 
 
 def resolved(
-    spec: BuildSpec, image: ImageRecord, proto: str, inventory: Inventory, files: Files, index: str
+    spec: BuildSpec,
+    image: ImageRecord,
+    proto: str,
+    inventory: Inventory,
+    files: Files,
+    index: str,
+    walked: ProtoDir | None = None,
 ) -> list[Row]:
     """Return all that went into an image, in an order that does not depend on the CI host. proto: the digest
-    of the proto directory; index: of the repository's lists, empty for none."""
+    of the proto directory; index: of the repository's lists, empty for none; walked: the proto directory as
+    it was seen."""
     rows = list(_base(image))
     if index:
         rows.append({"name": "package index", "digest": {INDEX: index}})
@@ -96,7 +104,7 @@ def resolved(
     ]
     if spec.lock is not None:
         rows.append({"name": spec.lock.path.name, "digest": {"sha256": spec.lock.sha256}})
-    rows.append(_proto(spec, proto))
+    rows.append(_proto(spec, proto, walked))
     return rows
 
 
@@ -137,7 +145,7 @@ def _package(component: Component, files: Files) -> Row:
     return row
 
 
-def _proto(spec: BuildSpec, digest: str) -> Row:
+def _proto(spec: BuildSpec, digest: str, walked: ProtoDir | None) -> Row:
     """Return what the proto directory is: by its content, and by the commit that is checked out there."""
     row: Row = {"name": "proto directory", "digest": {PROTO: digest}}
     if spec.source_repo and "://" in spec.source_repo:
@@ -145,14 +153,17 @@ def _proto(spec: BuildSpec, digest: str) -> Row:
     head = git_head.find(os.fspath(spec.proto))
     if head is not None:
         row["digest"]["gitCommit"] = head.commit
-        changed = differs_from_commit(spec.proto)
+        changed = differs_from_commit(spec.proto, walked)
         row["annotations"] = {"path": head.inner or "."} | ({} if changed is None else {"changed": changed})
     return row
 
 
-def differs_from_commit(folder: Path) -> bool | None:
+def differs_from_commit(folder: Path, walked: ProtoDir | None = None) -> bool | None:
     """Tell whether files of a directory are not those of the commit that is checked out, or are in no commit;
-    None where git is not there or does not say. This is the one program that is started for provenance."""
+    None where git is not there or does not say. This is the one program that is started for provenance, and
+    only where git's index does not tell already. walked: the directory as it was seen."""
+    if walked is not None and (told := git_changes.differs(walked)) is not None:
+        return told
     if process.find("git") is None:
         return None
     words = ["--no-optional-locks", "-C", os.fspath(folder), "status", "--porcelain", "--", "."]

@@ -94,7 +94,13 @@ def make(
         statements.append(vulnerabilities.statement(spec, known, subjects))
     if spec.proof.provenance:
         rows = dependencies.resolved(
-            spec, image, recorded_proto.digest(context), inventory, files, made.index
+            spec,
+            image,
+            recorded_proto.digest(context),
+            inventory,
+            files,
+            made.index,
+            context.plan.proto,
         )
         if unknown := dependencies.without_digest(rows):
             context.bus.note(

@@ -27,7 +27,7 @@ import stat
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from buildstep.system.files import CHUNK
 from buildstep.tree import stat_lines
@@ -105,6 +105,14 @@ class GitIndex:
         return self.written <= time + GRAIN_NS
 
 
+class Rest(NamedTuple):
+    """What else an index has. others: entries of the directory that stand for no file: symbolic links, and
+    empty for what says nothing of the disk or is none of both; parts: its extensions, by name."""
+
+    others: dict[bytes, GitEntry]
+    parts: dict[bytes, bytes]
+
+
 def blob_name(content: bytes, length: int) -> bytes:
     """Return the name of the blob of these bytes. length: of the names in this repository."""
     state = naming(len(content), length)
@@ -121,10 +129,10 @@ def naming(size: int, length: int) -> hashlib._Hash:
 # -- where it is ---------------------------------------------------------------------------------------------
 
 
-def find(top: bytes, attributes: Collection[bytes] = ()) -> GitIndex | None:
+def find(top: bytes, attributes: Collection[bytes] = (), rest: Rest | None = None) -> GitIndex | None:
     """Return the index of the work tree that a directory is in; None if it is in none.
 
-    attributes: the paths in the directory of files named .gitattributes.
+    attributes: the paths in the directory of files named .gitattributes; rest: is given what else it has.
     """
     place = os.path.realpath(top)
     for above in upwards(place):
@@ -134,7 +142,7 @@ def find(top: bytes, attributes: Collection[bytes] = ()) -> GitIndex | None:
             if inner == b".git" or inner.startswith(b".git/"):
                 return None
             try:
-                return _read(above, git, inner, attributes)
+                return _read(above, git, inner, attributes, rest)
             except (OSError, ValueError, struct.error, IndexError) as error:
                 return GitIndex(why_not=f"git's index cannot be read: {error}")
     return None
@@ -149,7 +157,9 @@ def upwards(place: bytes) -> Iterator[bytes]:
         place = above
 
 
-def _read(above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes]) -> GitIndex:
+def _read(
+    above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes], rest: Rest | None
+) -> GitIndex:
     folder = git_folder(git)
     if folder is None:
         return GitIndex(why_not="its .git is none")
@@ -167,7 +177,7 @@ def _read(above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes])
     if (after.st_size, after.st_mtime_ns) != (len(data), info.st_mtime_ns):
         return GitIndex(why_not="git's index was being written")
     length = 32 if _object_format(common) == b"sha256" else 20
-    entries, named = parse(data, inner + b"/" if inner else b"", length)
+    entries, named = parse(data, inner + b"/" if inner else b"", length, rest)
     if not all(os.path.lexists(os.path.join(above, path)) for path in named):
         # Git takes what is in the index for them, as in a sparse checkout.
         return GitIndex(why_not="attributes of git are not checked out")
@@ -285,7 +295,9 @@ def _object_format(common: bytes) -> bytes:
 # -- the file ----------------------------------------------------------------------------------------------
 
 
-def parse(data: bytes, prefix: bytes, length: int) -> tuple[dict[bytes, GitEntry], list[bytes]]:
+def parse(
+    data: bytes, prefix: bytes, length: int, rest: Rest | None = None
+) -> tuple[dict[bytes, GitEntry], list[bytes]]:
     """Return the entries of an index that stand for files below a path, by their path from there, and all
     paths of files with attributes.
 
@@ -301,12 +313,14 @@ def parse(data: bytes, prefix: bytes, length: int) -> tuple[dict[bytes, GitEntry
     if data[end:] not in (state.digest(), bytes(length)):  # index.skipHash writes zeros
         raise ValueError("it is damaged")
     named: list[bytes] = []
-    entries, offset = _entries(data, count, prefix, length, named, packed=version == 4)
+    rest = rest or Rest({}, {})
+    entries, offset = _entries(data, (version, count), prefix, length, named, rest.others)
     while offset < end:
         name, size = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "big")
         # Extensions whose name does not begin with a capital letter must be understood.
         if not name[:1].isupper() and name not in _KNOWN_EXTENSIONS:
             raise ValueError(f"it has the part {name.decode('ascii', 'replace')}, as a split index does")
+        rest.parts[name] = data[offset + 8 : offset + 8 + size]
         offset += 8 + size
     if offset != end:
         raise ValueError("it is cut short")
@@ -314,15 +328,21 @@ def parse(data: bytes, prefix: bytes, length: int) -> tuple[dict[bytes, GitEntry
 
 
 def _entries(
-    data: bytes, count: int, prefix: bytes, length: int, named: list[bytes], *, packed: bool
+    data: bytes,
+    form: tuple[int, int],
+    prefix: bytes,
+    length: int,
+    named: list[bytes],
+    others: dict[bytes, GitEntry],
 ) -> tuple[dict[bytes, GitEntry], int]:
-    """Return the entries, and where they end. named: gets the paths of files with attributes; packed: a path
-    is written as what differs from the last one."""
+    """Return the entries, and where they end. form: the version of the index, and how many it has; named:
+    gets the paths of files with attributes; others: see `Rest`."""
+    packed = form[0] == 4  # a path is written as what differs from the last one
     head = _SHA1 if length == 20 else _SHA256
     unpack, fixed, skip = head.unpack_from, head.size, len(prefix)
     found: dict[bytes, GitEntry] = {}
     offset, path = _HEAD.size, b""
-    for _ in range(count):
+    for _ in range(form[1]):
         row = unpack(data, offset)
         flags = row[11]
         begin = offset + fixed
@@ -342,8 +362,12 @@ def _entries(
             offset += (stop - offset + 8) & ~7
         if path[-14:] == b".gitattributes":
             named.append(path)
+        if not path.startswith(prefix):
+            continue
         # Regular files only, of stage 0, without a bit that says that the disk is not looked at.
-        if row[6] >> 12 != 0o10 or flags & (_ASSUMED | _STAGE) or extended or not path.startswith(prefix):
+        silent = flags & (_ASSUMED | _STAGE) or extended
+        if row[6] >> 12 != 0o10 or silent:
+            others[path[skip:]] = () if silent else row
             continue
         found[path[skip:]] = row
     return found, offset

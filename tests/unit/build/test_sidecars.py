@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import subprocess
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -280,6 +281,32 @@ def test_no_file_is_read_once_more_for_its_hashes(
     (workshop.proto / "srv/017").write_bytes(os.urandom(4096))
     build(workshop, formats=formats)
     assert not hashed_again
+
+
+@pytest.mark.commands("cp", "find", "git", "rsync")
+def test_no_process_is_started_to_prove_an_image(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even git: what its index says is enough, in a clean checkout and in a changed one."""
+    for words in (("init", "-q"), ("add", "proto"), ("commit", "-q", "-m", "x")):
+        user = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(["git", *user, *words], cwd=workshop.top, check=True)
+    started: list[list[str]] = []
+    real = subprocess.Popen.__init__
+
+    def start(self: Any, argv: Any, *words: Any, **more: Any) -> None:
+        started.append(argv)
+        real(self, argv, *words, **more)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", start)
+    build(workshop, None, cache=False)
+    plain = len(started)
+    for changed in (False, True):
+        started.clear()
+        build(workshop, {"sbom": True, "provenance": "min"}, cache=False)
+        assert len(started) == plain, started
+        definition = statements(workshop)["https://slsa.dev/provenance/v1"]["predicate"]["buildDefinition"]
+        (proto,) = (row for row in definition["resolvedDependencies"] if row["name"] == "proto directory")
+        assert proto["annotations"]["changed"] is changed
+        (workshop.proto / "srv/page").write_text("something else")
 
 
 def test_nothing_is_hashed_of_files_that_are_not_listed(
