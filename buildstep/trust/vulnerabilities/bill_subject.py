@@ -7,6 +7,7 @@ CycloneDX. Where nothing tells, a package is looked up by its own name.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +71,9 @@ def inventory_of(path: Path) -> Inventory:
         if told and not any(component.source for component in components)
         else ()
     )
+    if strangers := _of_another_system(bill):
+        told_of = f"{plural(strangers, 'package')} of another system than most: looked up as of that"
+        unknown = (*unknown, told_of)
     return Inventory(
         name=bill.name or path.name, version=bill.version, digests=bill.digests, components=components,
         distro=_distro(bill), unknown=unknown, complete=not unknown,
@@ -109,16 +113,27 @@ def _component(named: _Named) -> Component | None:
 
 def _distro(bill: _Bill) -> Distro:
     """Return the system: as most package URLs have it, else the operating system that the bill names."""
-    found: dict[str, int] = {}
-    for named in bill.packages:
-        if text := named.purl.qualifiers.get("distro", ""):
-            found[text] = found.get(text, 0) + 1
+    found = _systems(bill)
     name, version = bill.system
     if found:
-        name, _, version = max(sorted(found), key=lambda text: found[text]).partition("-")
+        name, _, version = _most(found).partition("-")
     if not version[:1].isdigit():
         return Distro(id=name.lower(), codename=version)
     return Distro(id=name.lower(), version=version)
+
+
+def _systems(bill: _Bill) -> Counter[str]:
+    return Counter(text for named in bill.packages if (text := named.purl.qualifiers.get("distro", "")))
+
+
+def _most(systems: Counter[str]) -> str:
+    return max(sorted(systems), key=lambda text: systems[text])
+
+
+def _of_another_system(bill: _Bill) -> int:
+    """Return how many packages are said to be of another system, or release, than most are."""
+    found = _systems(bill)
+    return found.total() - found[_most(found)] if found else 0
 
 
 def _named(text: object) -> Iterator[_Named]:

@@ -639,6 +639,18 @@ def test_a_bill_of_materials_of_anybody_is_scanned(db: Path, tmp_path: Path, bil
     assert ("CVE-2023-45853" in found) == (bill is BILL)
 
 
+def test_a_bill_of_several_systems_is_told(db: Path, tmp_path: Path) -> None:
+    purls = [ZLIB.purl, SSL[0].purl, "pkg:deb/debian/openssl@3?distro=debian-11", "pkg:pypi/django@4.0"]
+    rows = [{"type": "library", "name": "x", "purl": purl} for purl in purls]
+    path = tmp_path / "web.cdx.json"
+    path.write_text(json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", "components": rows}))
+    read = bill_subject.inventory_of(path)
+    assert "1 package of another system than most: looked up as of that" in read.unknown
+    assert read.distro.version == "12"
+    with pytest.raises(NoDatabaseError, match="not all packages"):
+        scanned(read, db, complete=True)
+
+
 def test_the_command_says_how_it_ended(db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bill = tmp_path / "web.cdx.json"
     bill.write_text(json.dumps(BILL))
