@@ -83,7 +83,7 @@ def _bundle(content: Content, signers: Sequence[Signer], made: Made, old: bytes)
     if holder is not None:
         _told(made, "a bundle", holder, signers)
         return None
-    if reason := _ambiguous(content):
+    if reason := other_meaning(content):
         made.left_out.append(f"no bundle: {reason}")
         return None
     for signer in signers:
@@ -149,11 +149,11 @@ def _told(made: Made, what: str, holder: str, signers: Sequence[Signer]) -> None
             )
 
 
-def _ambiguous(content: Content) -> str:
+def other_meaning(content: Content) -> str:
     """Return why a bare signature of some content would have another meaning too; empty if it has none.
 
     Bundles sign bytes as they are, and so do envelopes and images: a file that is one of these documents
-    would be signed as such.
+    would be signed as such, and a signature of one of these would be one of the file.
     """
     begin = bytes(content.data[:16])
     if begin.startswith(_OTHER_MEANINGS):

@@ -12,6 +12,7 @@ from buildstep.trust import dsse
 from buildstep.trust.policy import TrustedKey
 from buildstep.trust.signatures import CHECKS, bundle, minisign, simplesigning
 from buildstep.trust.signatures.content import Content, content_of
+from buildstep.trust.signatures.of_file import other_meaning
 from buildstep.trust.verify import statements
 from buildstep.trust.verify.evidence import Evidence, RawEnvelope, RawSignature
 from buildstep.trust.verify.found import Found
@@ -60,6 +61,8 @@ def _content(raw: RawSignature, evidence: Evidence) -> contextlib.AbstractContex
 def _checked(
     raw: RawSignature, content: Content, evidence: Evidence, keys: Sequence[TrustedKey]
 ) -> Iterator[Found]:
+    if raw.kind != "simplesigning" and (why := other_meaning(content)):
+        raise SigningError(f"{why}, and a signature of that is none of the file")
     done = CHECKS[raw.kind](raw.data, content, [key.public for key in keys])
     good = {public.fingerprint for public in done.signers}
     found = Found(proof="signature", where=raw.where, state=State.GOOD)

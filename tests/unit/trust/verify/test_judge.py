@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from buildstep.trust import dsse
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.policy import Policy, Rule, TrustedKey, Waiver, of_keys
-from buildstep.trust.signatures import minisign
+from buildstep.trust.signatures import bundle, minisign
 from buildstep.trust.signatures.content import Content
 from buildstep.trust.verify.evidence import Evidence
 from buildstep.trust.verify.from_files import from_files
@@ -427,3 +428,17 @@ def test_words_of_others_are_no_lines_of_the_report(tmp_path: Path, ours: Signer
     assert error is not None
     assert len(list(found.lines())) == 3
     assert all(text.isprintable() for text in (*found.lines(), error.message))
+
+
+@pytest.mark.parametrize("form", ["raw", "bundle"])
+def test_the_signature_of_a_statement_is_none_of_a_file(tmp_path: Path, ours: Signer, form: str) -> None:
+    envelope = dsse.parse(signed.envelope(signed.statement({"x": "a" * 64}), ours))
+    path = signed.plain(tmp_path, content=envelope.message)
+    (row,) = envelope.signatures
+    if form == "raw":
+        (tmp_path / "hello-1.0.0.sig").write_bytes(base64.b64encode(row.sig))
+    else:
+        (tmp_path / "hello-1.0.0.sigstore.json").write_bytes(bundle.make(Content(envelope.message), ours))
+    found = verdict(path, by_keys(ours))
+    assert found.code == 31
+    assert "another format" in found.reasons[0]
