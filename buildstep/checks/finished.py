@@ -64,6 +64,11 @@ def _hint(first: Checked) -> str:
     if first.group != "rule":
         return "--keep-on-failure keeps the tree of a build, and --shell-on-failure opens a shell in it"
     name = first.check
+    if name == "secret":
+        return (
+            'remove it, or say why it may be there in the build part of m.json: "trust": {"allow_secrets":'
+            ' [{"path": "/PATH", "reason": "...", "until": "2027-01-31"}]}'
+        )
     return (
         f'mend it, or let it pass in the build part of m.json: "allow": {{"{name}": ["/PATH"]}};'
         f' "checks": {{"rules": {{"{name}": "warn"}}}} makes it a warning'

@@ -123,9 +123,9 @@ def _of_the_store(ref: str, store: ImageStore, image: ImageRecord | None) -> Evi
     and the digest that it had when it was imported."""
     if image is None:
         top = store.resolve(ref)[-1]
-        return Evidence(name=ref, names=(ref, top.uuid, f"{top.manifest['name']}@{top.manifest['version']}"))
-    own = (ref, image.uuid, f"{image.name}@{image.version}", image.label)
-    names = tuple(dict.fromkeys(own))
+        return Evidence(name=ref, names=tuple(dict.fromkeys((ref, top.uuid))))
+    # What an image calls itself is no name by which a policy goes: anybody can call one like another.
+    names = tuple(dict.fromkeys((ref, image.uuid, image.label)))
     identity = Identity(key=image.key, label=image.label)
     if image.key.startswith("docker:"):
         found = _of_registry(image.label, identity, store)

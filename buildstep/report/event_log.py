@@ -83,7 +83,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(stream, 1):
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 event = None
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 yield event

@@ -63,7 +63,7 @@ def load(path: Path) -> BuildRecord:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_a_record(path, f": {error}") from error
     return from_json(value, path)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from buildstep.errors import Fault, SpecError, UsageError
 from buildstep.spec import schema
-from buildstep.spec.fields import BuildSpec, from_data
+from buildstep.spec.fields import FORMAT_VERSION, BuildSpec, from_data
 from buildstep.spec.repositories import PackageFile
 from buildstep.spec.settings import SETTINGS
 
@@ -24,6 +24,11 @@ def of_json(value: Mapping[str, Any], source: str) -> BuildSpec:
     source: for messages. A record may be anybody's: what an m.json could not have is no spec either, so that
     no name of a file leads elsewhere. Raises UsageError for what is no spec, SpecError with every fault.
     """
+    if (version := value.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+        raise UsageError(
+            f"{source} has settings of the format {version!r}; this buildstep reads {FORMAT_VERSION}",
+            hint="rebuild with the version of buildstep that is in its `tools`",
+        )
     if faults := list(_faults(value)):
         raise SpecError(source, faults)
     names = {item.name for item in dataclasses.fields(BuildSpec)} - {*_NO_SETTINGS, "package_files"}

@@ -104,6 +104,16 @@ def test_an_image_of_the_store_is_judged_by_where_it_is_from(
         trusted_base.check(record.uuid, store, record, rules)
 
 
+def test_what_an_image_calls_itself_chooses_no_rule(store: ImageStore, tmp_path: Path, key: Signer) -> None:
+    with open_journal(store.backend.state, "test") as journal:
+        record, _ = Importer(store, journal).ensure(base(tmp_path, key))
+    rules = policy(tmp_path, key, f"match = ['{record.name}@{record.version}']")
+    with pytest.raises(DeniedError, match="no rule of"):
+        trusted_base.check(record.uuid, store, record, rules)
+    # Who asks for it by that name means it.
+    trusted_base.check(f"{record.name}@{record.version}", store, record, rules)
+
+
 def test_a_pinned_file(store: ImageStore, tmp_path: Path, key: Signer) -> None:
     ref = base(tmp_path)
     digest = sha256_file(tmp_path / "base-1.tar.gz")

@@ -70,7 +70,7 @@ def test_other_format_versions_are_refused(tmp_path: Path, version: object, hint
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', "\xff", "[" * 200_000])
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "not.json"
     path.write_text(text, encoding="latin-1")

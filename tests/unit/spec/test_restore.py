@@ -34,6 +34,12 @@ def test_what_is_no_spec_is_refused() -> None:
             restore.of_json(value, "record")
 
 
+def test_settings_of_another_format_are_refused(build: Load) -> None:
+    given = json.loads(json.dumps(build().to_json())) | {"format_version": 99}
+    with pytest.raises(UsageError, match="the format 99"):
+        restore.of_json(given, "record")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
