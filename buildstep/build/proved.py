@@ -19,7 +19,6 @@ from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.rules import is_key_file
 from buildstep.spec.trust import Trust
-from buildstep.trust import dsse
 from buildstep.trust.sidecars import SIDECARS, STATEMENTS
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def note(spec: BuildSpec, files: Iterable[Path]) -> dict[str, Any]:
 
 def _marks(path: Path) -> set[str]:
     """Return digests of all that a file of envelopes says: of each statement, and with each signature."""
+    from buildstep.trust import dsse
+
     found: set[str] = set()
     for line in path.read_bytes().splitlines():
         envelope = dsse.parse(line)

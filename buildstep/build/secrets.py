@@ -24,7 +24,6 @@ from buildstep.spec.run_rules import target_of
 from buildstep.system import masking
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry
-from buildstep.trust.secrets.own_words import of_contents, of_environment
 
 _MOST_NAMED = 5
 
@@ -94,6 +93,8 @@ def words_of(spec: BuildSpec, environ: Mapping[str, str]) -> tuple[str, ...]:
     for name, secret in spec.secrets.items():
         with contextlib.suppress(SandboxError):
             contents.append(_content(name, secret, environ))
+    from buildstep.trust.secrets.own_words import of_contents, of_environment
+
     return tuple(dict.fromkeys([*of_contents(contents), *of_environment(environ)]))
 
 

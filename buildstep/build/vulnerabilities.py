@@ -16,11 +16,10 @@ from buildstep.events import Bus
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.trust import Vulnerabilities
 from buildstep.system.text import plural
-from buildstep.trust.statements import STATEMENTS
-from buildstep.trust.statements.statement import Statement, Subject
 
 if TYPE_CHECKING:
     from buildstep.trust.inventory.model import Inventory
+    from buildstep.trust.statements.statement import Statement, Subject
     from buildstep.trust.vulnerabilities.gate import Asked
     from buildstep.trust.vulnerabilities.model import Feed, Gate, Result
 
@@ -68,6 +67,9 @@ def statement(spec: BuildSpec, result: Result, subjects: Sequence[Subject]) -> S
 
     assert spec.proof.vulnerabilities is not None
     said = predicate.predicate(result, _gate(spec.proof.vulnerabilities), at=spec.source_date_epoch)
+    from buildstep.trust.statements import STATEMENTS
+    from buildstep.trust.statements.statement import Statement
+
     return Statement(tuple(subjects), STATEMENTS["vulnerabilities"].predicate_types[0], said)
 
 

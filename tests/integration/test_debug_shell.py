@@ -137,7 +137,12 @@ def test_every_step_that_has_a_root_has_a_shell(name: str, lab: Lab) -> None:
     """The others have none: the first makes what is cloned, the last drops it."""
     driver = lab.top / "driver.py"
     driver.write_text(DRIVER)
-    asked = {"groups": [{"name": "g", "gid": 77}], "units": {"mask": ["x.service"]}, "run": ["true"]}
+    asked = {
+        "groups": [{"name": "g", "gid": 77}],
+        "units": {"mask": ["x.service"]},
+        "run": ["true"],
+        "trust": True,
+    }
     lab.manifest(build={"motd": True, "source_repo": "https://example.org/x", **asked})
     python, _, _, _, *argv = lab.argv("-p", "one-1", "--shell-on-failure")
     env = lab.env(FAIL_AT=name.replace("run", "run:1"))

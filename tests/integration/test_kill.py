@@ -134,6 +134,7 @@ ASKED_FOR: dict[str, dict[str, Any]] = {
     "accounts": {"groups": [{"name": "g", "gid": 77}]},
     "run": {"run": ["true"]},
     "units": {"units": {"mask": ["x.service"]}},
+    "trust": {"trust": True},
 }
 """The steps that are only there where they are asked for, and what asks for each."""
 ALL = ("-p", "one-1", "-M", "-S", "http://x", "-f", "oci", "-f", "tar")

@@ -22,6 +22,9 @@ OUTSIDE = {
 ROOMS = {"assets", "components", "services", "trust"}
 """Rooms of ours that no build needs."""
 
+NAMES = {"buildstep.trust", "buildstep.trust.sidecars"}
+"""What names files beside an image, and nothing more."""
+
 MODULES = {
     "buildstep.net.http", "buildstep.net.imgapi", "buildstep.net.registry", "buildstep.net.s3", "buildstep.net.transport",
     "buildstep.images.repositories", "buildstep.images.sources.docker",
@@ -29,8 +32,8 @@ MODULES = {
     "buildstep.cache.remote.store", "buildstep.emit.btrfs", "buildstep.emit.zfs",
 }  # fmt: skip
 
-MOST = 300
-"""Modules of ours that a build with nothing to do may load; more need a reason. It has 290."""
+MOST = 310
+"""Modules of ours that a build with nothing to do may load; more need a reason. It has 306."""
 
 
 def loaded(tmp_path: Path, *words: str) -> set[str]:
@@ -58,7 +61,7 @@ def test_a_build_with_nothing_to_do_loads_little(component: Path) -> None:
     names = loaded(component, "m.json")
     ours = {name for name in names if name.startswith("buildstep.")}
     assert sorted({name.partition(".")[0] for name in names} & OUTSIDE) == []
-    assert sorted({name.split(".")[1] for name in ours} & ROOMS) == []
+    assert sorted({name.split(".")[1] for name in ours - NAMES} & ROOMS) == []
     assert sorted(ours & MODULES) == []
     assert len(ours) <= MOST
 

@@ -29,7 +29,6 @@ from buildstep.spec.fields import BuildSpec
 from buildstep.system.text import plural, size_text
 from buildstep.tree.diff import Changes
 from buildstep.tree.hashing import hash_entries, spread_digests
-from buildstep.trust.inventory.listing import MOST_FILES
 
 
 def plan(facts: PlanFacts) -> Planned:
@@ -140,7 +139,11 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
 
 def _wants_sha1(context: BuildContext) -> bool:
     """Whether the bill has the SHA-1s of files: where there are too many, it does not list them."""
-    return proved.hashed(context.spec) and context.plan.proto.files <= MOST_FILES
+    if not proved.hashed(context.spec):
+        return False
+    from buildstep.trust.inventory.listing import MOST_FILES
+
+    return context.plan.proto.files <= MOST_FILES
 
 
 def _origin(spec: BuildSpec, image: ImageRecord) -> dict[str, str]:
