@@ -203,4 +203,5 @@ def test_an_ordinary_user_proves_too(user: pwd.struct_passwd, own_place: Path, t
     assert done.json["not_varied"] == {}
     record = lab.build(env={"SOURCE_DATE_EPOCH": "1700000000"}).json["record"]
     lab.manifest(build={"run": ["echo 1 > /srv/date"]})
+    time.sleep(1.1)  # date tells seconds, and the build was quick
     assert lab.command("rebuild", record, "-o", "again", "--pool", lab.uri).status == 37
