@@ -11,11 +11,12 @@ from typing import Any
 from buildstep.build import elsewhere, proved
 from buildstep.build.context import BuildContext
 from buildstep.build.steps.interface import Route
+from buildstep.errors import UsageError
 from buildstep.trust import dsse, sidecars
 from buildstep.trust.keys import signers
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.signatures.content import content_of
-from buildstep.trust.signatures.lines import merged
+from buildstep.trust.signatures.lines import LARGEST, merged
 from buildstep.trust.signatures.of_file import others_of, signatures_of
 from buildstep.trust.statements import STATEMENTS
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
@@ -85,6 +86,6 @@ def beside(
 
 def _read(path: Path) -> bytes:
     """Return what a file of an earlier build holds; nothing where there is none, or it cannot be read."""
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
+    with contextlib.suppress(OSError, UsageError):
+        return sidecars.read(path, LARGEST) or b""
     return b""

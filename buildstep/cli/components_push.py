@@ -12,7 +12,7 @@ import click
 
 from buildstep.cli import values
 from buildstep.cli.components_options import decides_keys, open_, split_names
-from buildstep.cli.options import JSON, show, tell
+from buildstep.cli.options import JSON, POLICY, REQUIRE, show, tell
 
 if TYPE_CHECKING:
     from buildstep.components.push import Pushed
@@ -41,15 +41,8 @@ if TYPE_CHECKING:
     shell_complete=values.FILES,
     help="Sign the images: a file, agent, agent:FINGERPRINT or pkcs11:URI; wins over components.toml.",
 )  # fmt: skip
-@click.option(
-    "--require", multiple=True, metavar="LIST", shell_complete=values.PROOFS,
-    help="What has to be proved of each image, else nothing is sent: tests, signature, sbom, provenance,"
-    " vulnerabilities.",
-)  # fmt: skip
-@click.option(
-    "--policy", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", shell_complete=values.FILES,
-    help="The policy, in TOML, that says by which keys.",
-)  # fmt: skip
+@REQUIRE
+@POLICY
 @click.option("--insecure", is_flag=True, help="Plain http, or a certificate that nobody signed.")
 @click.option(
     "--result", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -118,7 +111,7 @@ def _demand(options: dict[str, Any]) -> Demand:
     from buildstep.images.attestations.required import Demand, words_of
     from buildstep.trust.policy import load
 
-    policy = load(options["policy"]) if options["policy"] else None
+    policy = load(Path(options["policy"])) if options["policy"] else None
     return Demand(require=words_of(options["require"]), policy=policy)
 
 

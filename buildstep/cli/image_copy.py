@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, show, with_session
+from buildstep.cli.options import JSON, POLICY, REQUIRE, show, with_session
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
@@ -16,19 +16,8 @@ if TYPE_CHECKING:
 @click.command("copy")
 @click.argument("source", metavar="SOURCE", shell_complete=values.IMPORTABLE)
 @click.argument("target", metavar="TARGET", shell_complete=values.TARGETS)
-@click.option(
-    "--require",
-    multiple=True,
-    metavar="LIST",
-    shell_complete=values.PROOFS,
-    help="What has to be proved, else nothing is sent: tests, signature, sbom, provenance, vulnerabilities.",
-)
-@click.option(
-    "--policy",
-    metavar="FILE",
-    shell_complete=values.FILES,
-    help="The policy, in TOML, that says by which keys.",
-)
+@REQUIRE
+@POLICY
 @click.option("--replace", is_flag=True, help="The target's tag may be moved to this image.")
 @click.option("--insecure", is_flag=True, help="Do not check certificates; plain http to a registry.")
 @with_session(healing=False, enclosed=False)

@@ -38,6 +38,19 @@ PROFILES = click.option(
     metavar="NAME",
     help="A variant of the m.json, from its `profiles`; repeat: the later wins.",
 )
+REQUIRE = click.option(
+    "--require",
+    multiple=True,
+    metavar="LIST",
+    shell_complete=values.PROOFS,
+    help="What has to be proved, else nothing is sent: tests, signature, sbom, provenance, vulnerabilities.",
+)
+POLICY = click.option(
+    "--policy",
+    metavar="FILE",
+    shell_complete=values.FILES,
+    help="The policy, in TOML, that says by which keys.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -164,3 +177,17 @@ def writing(path: Path) -> Iterator[None]:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}", hint=f"{path.parent} must be a directory"
         ) from error
+
+
+def write_result(path: Path, data: bytes) -> None:
+    """Write a document to a file that the user has named, whole or not at all; - is standard output. Raises
+    UsageError, DiskError."""
+    from buildstep.system import files
+
+    if str(path) != "-":
+        with writing(path), files.named_output(path) as stream:
+            stream.write(data)
+        return
+    with locating(standard_streams.STDOUT):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()

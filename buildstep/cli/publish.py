@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, show, with_session
+from buildstep.cli.options import JSON, POLICY, REQUIRE, show, with_session
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
@@ -51,19 +51,8 @@ _EPILOG = (
 )
 @click.option("--endpoint", metavar="URL", help="Of an S3 store that is not Amazon's.")
 @click.option("--insecure", is_flag=True, help="Do not check certificates; plain http to a registry.")
-@click.option(
-    "--require",
-    multiple=True,
-    metavar="LIST",
-    shell_complete=values.PROOFS,
-    help="What has to be proved, else nothing is sent: tests, signature, sbom, provenance, vulnerabilities.",
-)
-@click.option(
-    "--policy",
-    metavar="FILE",
-    shell_complete=values.FILES,
-    help="The policy, in TOML, that says by which keys.",
-)
+@REQUIRE
+@POLICY
 @click.option(
     "--sign-key",
     "sign_key",

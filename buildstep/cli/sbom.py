@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import POOL, tell, writing
+from buildstep.cli.options import POOL, tell, write_result
 from buildstep.trust import sbom
 
 
@@ -35,8 +34,6 @@ def command(image: str, format_name: str | None, output: Path, pool: str | None)
     needed, and no scanner. `build.trust` lets the build write the same beside its image.
     """
     from buildstep.cli.inventories import looked_at
-    from buildstep.system import files, standard_streams
-    from buildstep.system.space import locating
 
     chosen = format_name or next(
         (name for name in sbom.FORMATS if output.name.endswith(sbom.find(name).ending)), "spdx"
@@ -46,10 +43,4 @@ def command(image: str, format_name: str | None, output: Path, pool: str | None)
         document = sbom.write(chosen, found.inventory)
         for text in (*found.notes, *found.inventory.unknown):
             tell(f"note: {text}")
-    if str(output) != "-":
-        with writing(output), files.named_output(output) as stream:
-            stream.write(document)
-        return
-    with locating(standard_streams.STDOUT):
-        sys.stdout.buffer.write(document)
-        sys.stdout.buffer.flush()
+    write_result(output, document)

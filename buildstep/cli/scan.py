@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, POOL, echo, tell, writing
+from buildstep.cli.options import JSON, POOL, echo, tell, write_result, writing
 from buildstep.trust.sidecars import RECORD
 from buildstep.trust.vulnerabilities.model import LEVELS
 
@@ -132,8 +131,8 @@ def _scan(image: str, given: dict[str, Any]) -> int | None:
         tell(f"note: {text}")
     text = render.FORMATS[chosen](result, asked.gate, everything=given["everything"] or not asked.gate.fail)
     if given["vex_out"] is not None:
-        _write(given["vex_out"], vex.document(result, now=_now(result)))
-    _write(given["output"], text.encode())
+        write_result(given["vex_out"], vex.document(result, now=_now(result)))
+    write_result(given["output"], text.encode())
     try:
         gate.demand(result, asked.gate)
     except VulnerableError as error:
@@ -186,16 +185,3 @@ def _inventory(image: str, pool: str | None) -> tuple[Inventory, tuple[str, ...]
         return bill_subject.inventory_of(path), ()
     with looked_at(image, pool) as found:
         return found.inventory, tuple(found.notes)
-
-
-def _write(path: Path, data: bytes) -> None:
-    from buildstep.system import files, standard_streams
-    from buildstep.system.space import locating
-
-    if str(path) != "-":
-        with writing(path), files.named_output(path) as stream:
-            stream.write(data)
-        return
-    with locating(standard_streams.STDOUT):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()

@@ -7,8 +7,12 @@ file that no build wrote is its own stem. What a directory has in place of bytes
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+
+from buildstep.errors import UsageError
 
 SPDX = "spdx"
 SPDX3 = "spdx3"
@@ -84,3 +88,32 @@ def signed_file(artifact: Path) -> Path:
     """Return the file whose bytes are signed for an artifact: itself, or the index of an OCI directory."""
     index = artifact / "index.json"
     return index if index.is_file() and (artifact / "oci-layout").is_file() else artifact
+
+
+def read(path: Path, limit: int) -> bytes | None:
+    """Return what one of these files holds, None where there is none.
+
+    Raises UsageError for more than `limit` bytes and for what is no file: a pipe has no end, and nobody
+    writes to it. Raises OSError where it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        demand_regular(path, os.fstat(fd))
+        with open(fd, "rb", closefd=False) as stream:
+            data = stream.read(limit + 1)
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise UsageError(
+            f"{path} is larger than {limit >> 20} MiB, and is not read", hint="is it what its name says?"
+        )
+    return data
+
+
+def demand_regular(path: Path, info: os.stat_result) -> None:
+    """Raise UsageError for what is no regular file."""
+    if not stat.S_ISREG(info.st_mode):
+        raise UsageError(f"{path} is no regular file, and is not read", hint="is it what its name says?")

@@ -226,13 +226,9 @@ def _statements(
 def _read(path: Path, limit: int) -> bytes | None:
     """Return what a file holds, None where there is none. Raises SigningError, OSError."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > limit:
-        raise SigningError(f"{path} is larger than {limit >> 20} MiB", hint="is it what its name says?")
-    return data
+        return sidecars.read(path, limit)
+    except UsageError as error:
+        raise SigningError(error.message, hint=error.hint) from error
 
 
 def _written(

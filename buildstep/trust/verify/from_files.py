@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -51,7 +50,7 @@ def from_files(path: Path, tag: str = "") -> Evidence:
         content = sidecars.signed_file(path)
         if path.is_dir() and content == path:
             raise UsageError(f"{path} is a directory, and no OCI layout")
-        _regular(content)
+        sidecars.demand_regular(content, content.stat())
         found = _Image()
         digests = {"sha256": sha256_file(content)}
         if content != path or _is_tar(path):
@@ -120,7 +119,7 @@ def _names(path: Path, tag: str) -> tuple[str, ...]:
 
 def _envelopes(path: Path) -> Iterator[RawEnvelope]:
     for place in sidecars.signature_files(path, sidecars.STATEMENTS):
-        if (data := _read(place, _LARGEST_STATEMENTS)) is None:
+        if (data := sidecars.read(place, _LARGEST_STATEMENTS)) is None:
             continue
         for number, line in enumerate(data.splitlines(), start=1):
             if line.strip():
@@ -130,7 +129,7 @@ def _envelopes(path: Path) -> Iterator[RawEnvelope]:
 def _signatures(path: Path) -> Iterator[RawSignature]:
     for kind, name in _KINDS.items():
         for number, place in enumerate(sidecars.signature_files(path, kind)):
-            if (data := _read(place, _LARGEST_SIGNATURE)) is not None:
+            if (data := sidecars.read(place, _LARGEST_SIGNATURE)) is not None:
                 form = _form(data) if name == "sshsig" else name
                 shared = number > 0 and _has_siblings(path, kind)
                 yield RawSignature(form, data, place.name, shared=shared)
@@ -156,25 +155,6 @@ def _has_siblings(path: Path, kind: str) -> bool:
         and not sidecars.signature_file(it, kind, first=False).exists()
         for it in beside
     )
-
-
-def _read(path: Path, limit: int) -> bytes | None:
-    """Return what a file beside an artifact holds, None where there is none. Raises UsageError, OSError."""
-    try:
-        _regular(path)
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    if len(data) > limit:
-        raise UsageError(f"{path} is larger than {limit >> 20} MiB, and is not read")
-    return data
-
-
-def _regular(path: Path) -> None:
-    """Raise UsageError for what is no file: a pipe has no end, and nobody writes to it."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UsageError(f"{path} is no regular file, and is not read", hint="is it what its name says?")
 
 
 # -- the image in an OCI layout

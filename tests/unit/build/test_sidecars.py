@@ -313,7 +313,6 @@ def test_nothing_is_hashed_of_files_that_are_not_listed(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, hashed_again: list[bytes]
 ) -> None:
     monkeypatch.setattr("buildstep.trust.inventory.listing.MOST_FILES", 3)
-    monkeypatch.setattr("buildstep.build.steps.emit.MOST_FILES", 3)
     for number in range(5):
         (workshop.proto / f"srv/{number:03}").write_text(f"{number}")
 

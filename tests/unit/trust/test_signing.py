@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def built(folder: Path, *names: str, data: bytes = DATA) -> Path:
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_ino) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["hello-1.sig", "hello-1.intoto.jsonl"])
+def test_a_pipe_beside_it_is_not_waited_for(tmp_path: Path, key: Signer, name: str) -> None:
+    record = built(tmp_path, "hello-1.oci.tar")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SigningError, match=f"{name} is no regular file"):
+        sign(record, [key])
 
 
 def test_any_file(tmp_path: Path, key: Signer) -> None:
