@@ -14,11 +14,12 @@ from buildstep.build import cache_inputs, vulnerabilities
 from buildstep.cache import kept_source
 from buildstep.cache.kept_source import KeptSource
 from buildstep.cache.outputs import stamp_of
-from buildstep.errors import SigningError
+from buildstep.errors import SigningError, UsageError
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.rules import is_key_file
 from buildstep.spec.trust import Trust
+from buildstep.trust import sidecars
 from buildstep.trust.sidecars import SIDECARS, STATEMENTS
 
 if TYPE_CHECKING:
@@ -89,11 +90,13 @@ def note(spec: BuildSpec, files: Iterable[Path]) -> dict[str, Any]:
 
 
 def _marks(path: Path) -> set[str]:
-    """Return digests of all that a file of envelopes says: of each statement, and with each signature."""
+    """Return digests of all that a file of envelopes says: of each statement, and with each signature. Raises
+    SigningError, UsageError for what is none, OSError."""
     from buildstep.trust import dsse
+    from buildstep.trust.signatures.lines import LARGEST
 
     found: set[str] = set()
-    for line in path.read_bytes().splitlines():
+    for line in (sidecars.read(path, LARGEST) or b"").splitlines():
         envelope = dsse.parse(line)
         for signature in (b"", *(row.sig for row in envelope.signatures)):
             found.add(hashlib.sha256(envelope.message + b"\0" + signature).hexdigest()[:32])
@@ -102,7 +105,7 @@ def _marks(path: Path) -> set[str]:
 
 def _only_more(path: Path, marks: Collection[str]) -> bool:
     """Whether a file has all the statements and signatures that it had: somebody else has signed it since."""
-    with contextlib.suppress(SigningError):
+    with contextlib.suppress(SigningError, UsageError):
         return bool(marks) and _marks(path) >= set(marks)
     return False
 

@@ -398,6 +398,20 @@ def test_a_key_signs_everything_and_is_opened_before_the_work(workshop: Workshop
     assert there(workshop) == IMAGE | {"hello-1.0.0.tar.zst"} - {"hello-1.0.0.tar.zst"}
 
 
+@pytest.mark.parametrize("ending", [".sig", ".intoto.jsonl", ".minisig", ".spdx.json"])
+def test_a_pipe_in_the_place_of_one_is_not_waited_for(workshop: Workshop, ending: str) -> None:
+    pytest.importorskip("cryptography")
+    key = workshop.top / "key.pem"
+    key.write_text(KEY)
+    trust = {"sbom": True, "key": os.fspath(key)}
+    build(workshop, trust)
+    place = workshop.out / f"hello-1.0.0{ending}"
+    place.unlink()
+    os.mkfifo(place)
+    build(workshop, trust)
+    assert place.is_file()
+
+
 def test_what_others_have_signed_since_stays_with_the_image(workshop: Workshop) -> None:
     pytest.importorskip("cryptography")
     key = workshop.top / "key.pem"
